@@ -1,0 +1,1 @@
+"""The axes: one file each, holding every variant of that axis."""

@@ -1,0 +1,98 @@
+"""How attention is computed. All variants share parameters and mathematics (Vaswani et al. 2017, 3.2.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import Registry
+
+attentions: Registry[type[CausalSelfAttention]] = Registry("attention")
+
+
+class LayerCache:
+    """Keys and values of the tokens that one layer has seen, each (B, H, T, D/H)."""
+
+    def __init__(self, batch: int, n_head: int, context: int, head_dim: int, like: Tensor) -> None:
+        self.keys = like.new_empty(batch, n_head, context, head_dim)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def extend(self, heads: int | slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values of `heads`, each (B, [H,] t, D/H); return all up to now.
+
+        `length` grows only when the whole layer is done (see `advance`), so heads may come one by one.
+        """
+        end = self.length + keys.shape[-2]
+        self.keys[:, heads, ..., self.length : end, :] = keys
+        self.values[:, heads, ..., self.length : end, :] = values
+        return self.keys[:, heads, ..., :end, :], self.values[:, heads, ..., :end, :]
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` more as seen."""
+        self.length += tokens
+
+
+class CausalSelfAttention(nn.Module):
+    """The parameters all variants share: one projection to q, k and v (in that order, head by head), one out."""
+
+    def __init__(self, d_model: int, n_head: int, dropout: float, qkv_bias: bool) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.head_dim = d_model // n_head
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
+        self.out = nn.Linear(d_model, d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); with a cache, x holds only the tokens after those cached."""
+        raise NotImplementedError
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal softmax(q k^T / sqrt(D/H)) v; the last query belongs to the last key."""
+        scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)
+        queries, keys = scores.shape[-2:]
+        future = torch.ones(queries, keys, dtype=torch.bool, device=q.device).triu(keys - queries + 1)
+        weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)
+        return self.dropout(weights) @ v
+
+
+@attentions.register("looped")
+class LoopedAttention(CausalSelfAttention):
+    """One head after the other: project, attend, concatenate."""
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        weights = self.qkv.weight.split(self.head_dim)
+        biases = [None] * len(weights) if self.qkv.bias is None else self.qkv.bias.split(self.head_dim)
+        heads = []
+        for head in range(self.n_head):
+            rows = (head, head + self.n_head, head + 2 * self.n_head)
+            q, k, v = (F.linear(x, weights[row], biases[row]) for row in rows)
+            if cache is not None:
+                k, v = cache.extend(head, k, v)
+            heads.append(self.attend(q, k, v))
+        if cache is not None:
+            cache.advance(x.shape[1])
+        out: Tensor = self.out(torch.cat(heads, dim=-1))
+        return out
+
+
+@attentions.register("parallel")
+class ParallelAttention(CausalSelfAttention):
+    """All heads in one batched product."""
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        batch, tokens, d_model = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.n_head, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k, v = cache.extend(slice(None), k, v)
+            cache.advance(tokens)
+        heads = self.attend(q, k, v)
+        out: Tensor = self.out(heads.transpose(1, 2).reshape(batch, tokens, d_model))
+        return out

@@ -1,0 +1,28 @@
+"""How the stack of layers is constructed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import nn
+
+from ..registry import Registry
+
+MakeLayer = Callable[[int], nn.Module]
+"""Construct and initialise layer i."""
+
+stacks: Registry[Callable[[MakeLayer, int], nn.ModuleList]] = Registry("layers")
+
+
+@stacks.register("fresh")
+def fresh(make_layer: MakeLayer, n_layer: int) -> nn.ModuleList:
+    """Every layer constructed on its own: all initial values differ."""
+    return nn.ModuleList(make_layer(i) for i in range(n_layer))
+
+
+@stacks.register("clone")
+def clone(make_layer: MakeLayer, n_layer: int) -> nn.ModuleList:
+    """Deep copies of layer 0, as `torch.nn.TransformerEncoder` makes: equal values, separate storage."""
+    first = make_layer(0)
+    return nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(1, n_layer))])

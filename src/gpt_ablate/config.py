@@ -1,0 +1,288 @@
+"""The typed schema of a config, and resolve(): every check on it, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from . import registry
+from .registry import Problem, Registry, UsageError, closest
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Immutable, exact in types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Variant(Section):
+    """An option that a registry builds: its name and its own parameters."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    def node(self) -> dict[str, Any]:
+        """As the registry takes it."""
+        return self.model_dump()
+
+
+class ModelConfig(Section):
+    """Shape of the GPT, shared by all variants."""
+
+    name: str
+    n_layer: Count
+    n_head: Count
+    d_model: Count
+    mlp_hidden: Count | None
+    context_length: Count
+    dropout: Probability
+    qkv_bias: bool
+    tie_weights: bool
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP: `mlp_hidden`, or 4 D where that is null."""
+        return self.mlp_hidden or 4 * self.d_model
+
+
+class DataConfig(Section):
+    """Where tokens come from and how they are cut."""
+
+    name: Literal["verdict", "text", "sample", "tokens"]
+    path: str | list[str] | None = None
+    dir: str | None = None
+    batch_size: Count
+    stride: Count | None
+    train_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.9
+
+    @property
+    def paths(self) -> list[str]:
+        """`path` as a list."""
+        return [self.path] if isinstance(self.path, str) else self.path or []
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov & Hutter 2019); the decay applies to every parameter."""
+
+    name: Literal["adamw"]
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
+
+
+class TrainerConfig(Section):
+    """How long to train, what to record when, and on what."""
+
+    max_epochs: Count | None
+    max_steps: Count | None
+    eval_every: Steps | None
+    eval_batches: Count | None
+    sample_every: Steps | None
+    checkpoint_every: Steps | None
+    grad_clip: Positive | None
+    accumulate: Count
+    device: str
+    dtype: Literal["float32", "bfloat16"]
+    compile: bool
+    resume: Literal["auto", "never", "restart"]
+
+
+class SamplingConfig(Section):
+    """How text is drawn from the model."""
+
+    prompt: str
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    top_k: Count | None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
+    max_new_tokens: Count
+
+
+class Config(Section):
+    """A run's config, checked and complete."""
+
+    seed: Steps
+    study: str | None
+    plugins: list[str]
+    cell_keys: list[str]
+    axes: dict[str, Variant]
+    init: Variant
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: Variant
+    trainer: TrainerConfig
+    sampling: SamplingConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_axes(cls, values: dict[str, Any]) -> dict[str, Any]:
+        axes = registry.axis_names()
+        rest = {key: value for key, value in values.items() if key not in axes}
+        return rest if "axes" in rest else rest | {"axes": {key: value for key, value in values.items() if key in axes}}
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, in the layout of the YAML files."""
+        plain = self.model_dump()
+        return plain.pop("axes") | plain
+
+    def fingerprint(self, **content: str) -> str:
+        """SHA-256 of what decides a run's result: the config less what does not, and the hashes of `content`."""
+        return _digest(comparable(self.record()) | content)
+
+
+_WITHOUT_EFFECT = {
+    "": ("study", "cell_keys"),
+    "data": ("path", "dir"),
+    "trainer": ("device", "checkpoint_every", "resume"),
+}
+
+
+def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` less paths, logging and device, flat: {"optimizer.lr": 0.0004, ...}."""
+    kept = {key: value for key, value in record.items() if key not in _WITHOUT_EFFECT[""]}
+    for section, keys in _WITHOUT_EFFECT.items():
+        if section:
+            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    return flatten(kept)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def resolve(composed: DictConfig) -> Config:
+    """Check a composed config against the schema, the registries and this machine.
+
+    Raises UsageError holding every problem found, not the first alone.
+    """
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise UsageError([Problem(error.full_key or "config", None, f"{error.msg}")]) from error
+    assert isinstance(values, dict)
+    plain = {str(key): value for key, value in values.items() if key != "hydra"}
+    plugins = plain.get("plugins")
+    importable = isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)
+    problems = []
+    try:
+        registry.load(plugins if isinstance(plugins, list) and importable else [])
+    except UsageError as error:
+        problems += error.problems
+    for key, registered in Registry.by_key.items():
+        node = plain.get(key)
+        if isinstance(node, dict) and isinstance(node.get("name"), str):
+            problems += registered.check(node)
+    try:
+        config = Config.model_validate(plain)
+    except ValidationError as error:
+        raise UsageError(problems + [_problem(detail) for detail in error.errors()]) from error
+    for check in _CHECKS:
+        problems += check(config)
+    if problems:
+        raise UsageError(problems)
+    stride = config.data.stride or config.model.context_length
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"stride": stride}),
+            "model": config.model.model_copy(update={"mlp_hidden": config.model.hidden}),
+        }
+    )
+
+
+def _problem(detail: Any) -> Problem:
+    """One of pydantic's error details in our form."""
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("axes", "str", "list[str]"))
+    if detail["type"] == "extra_forbidden":
+        section = Config.model_fields[str(detail["loc"][0])].annotation if len(detail["loc"]) > 1 else Config
+        known = list(getattr(section, "model_fields", {}))
+        return Problem(where, detail["input"], f"no such key (accepted: {', '.join(known)})", closest(where.split(".")[-1], known))
+    if detail["input"] == "???":
+        return Problem(where, "???", "must be given a value")
+    guess = None
+    if detail["type"] == "literal_error":
+        guess = closest(detail["input"], re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
+    value = None if detail["type"] == "missing" else detail["input"]
+    return Problem(where, value, detail["msg"].replace("Input should be", "should be").replace("Field required", "must be given"), guess)
+
+
+def _check_study(config: Config) -> list[Problem]:
+    name = config.study
+    if name is None or (name.isprintable() and name.strip(". ") and not re.search(r'[/\\:*?"<>|]', name)):
+        return []
+    return [Problem("study", name, "the name of one folder: printable, no path in it")]
+
+
+def _check_shape(config: Config) -> list[Problem]:
+    model = config.model
+    if model.d_model % model.n_head:
+        near = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
+        guess = min(near, key=lambda n: abs(n - model.n_head))
+        return [Problem("model.n_head", model.n_head, f"a divisor of model.d_model = {model.d_model}", str(guess))]
+    return []
+
+
+def _check_data(config: Config) -> list[Problem]:
+    data, problems = config.data, []
+    if data.name == "text" and not data.paths:
+        problems.append(Problem("data.path", data.path, "the path of a UTF-8 text file, or a list of them"))
+    if data.name == "tokens" and not data.dir:
+        problems.append(Problem("data.dir", data.dir, "the folder that holds train.bin and val.bin"))
+    if data.batch_size % config.trainer.accumulate:
+        allowed = f"a divisor of data.batch_size = {data.batch_size}"
+        problems.append(Problem("trainer.accumulate", config.trainer.accumulate, allowed))
+    return problems
+
+
+def _check_length(config: Config) -> list[Problem]:
+    trainer, problems = config.trainer, []
+    if trainer.max_epochs is None and trainer.max_steps is None:
+        problems.append(Problem("trainer.max_epochs", None, "a number, here or for trainer.max_steps"))
+    warmup = getattr(config.schedule, "warmup_steps", None)
+    if isinstance(warmup, int) and warmup < 0:
+        problems.append(Problem("schedule.warmup_steps", warmup, "should be greater than or equal to 0"))
+    return problems
+
+
+def _check_prompt(config: Config) -> list[Problem]:
+    if config.sampling.prompt:
+        return []
+    return [Problem("sampling.prompt", "", "at least one character: the model continues a text")]
+
+
+def _check_device(config: Config) -> list[Problem]:
+    from . import devices
+
+    return devices.check(config.trainer.device)
+
+
+_CHECKS: tuple[Callable[[Config], list[Problem]], ...] = (
+    _check_study,
+    _check_shape,
+    _check_data,
+    _check_length,
+    _check_prompt,
+    _check_device,
+)

@@ -1,0 +1,66 @@
+"""The devices of this machine: which there are, and how much memory a run took on them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from .registry import Problem, closest
+
+_KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def available() -> list[str]:
+    """The kinds that work here, best first."""
+    kinds = ["cuda"] if torch.cuda.is_available() else []
+    kinds += ["mps"] if torch.backends.mps.is_available() else []
+    return [*kinds, "cpu"]
+
+
+def check(name: str) -> list[Problem]:
+    """What keeps `trainer.device=<name>` from working here."""
+    kind, _, index = name.partition(":")
+    if kind not in _KINDS or (index and not (kind == "cuda" and index.isdigit())):
+        return [Problem("trainer.device", name, f"one of {', '.join(_KINDS)} or cuda:N", closest(name, _KINDS))]
+    if kind not in ("auto", *available()):
+        return [Problem("trainer.device", name, f"here there is {', '.join(available())}", "auto")]
+    if index and int(index) >= torch.cuda.device_count():
+        return [Problem("trainer.device", name, f"here there is cuda:0 to cuda:{torch.cuda.device_count() - 1}")]
+    return []
+
+
+def pick(name: str) -> torch.device:
+    """The device that `trainer.device` names; auto is the best there is."""
+    return torch.device(available()[0] if name == "auto" else name)
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Start counting the peak anew; whether the system could (else it is the process's, earlier runs included)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Peak bytes since the reset: resident memory of the process, and allocated on a CUDA device."""
+    peaks = {"peak_rss_bytes": _peak_rss()}
+    if device.type == "cuda":
+        peaks["peak_cuda_bytes"] = torch.cuda.max_memory_allocated(device)
+    return peaks
+
+
+def _peak_rss() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,61 @@
+"""Initial values of parameters, each from a stream of its own name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from . import rng
+from .registry import Registry
+
+Init = Callable[[Tensor, nn.Module, str, int, torch.Generator], None]
+"""Fill (parameter, the module that holds it, its logical name, n_layer, generator) in place."""
+
+inits: Registry[Init] = Registry("init")
+
+
+@inits.register("torch")
+def torch_default(
+    parameter: Tensor, module: nn.Module, name: str, n_layer: int, generator: torch.Generator
+) -> None:
+    """PyTorch's defaults: `nn.Linear` U(-1/sqrt(fan_in), 1/sqrt(fan_in)), `nn.Embedding` N(0, 1)."""
+    if isinstance(module, nn.Linear):
+        bound = 1 / math.sqrt(module.in_features)
+        parameter.uniform_(-bound, bound, generator=generator)
+    elif isinstance(module, nn.Embedding):
+        parameter.normal_(generator=generator)
+
+
+@inits.register("gpt2")
+def gpt2(
+    parameter: Tensor,
+    module: nn.Module,
+    name: str,
+    n_layer: int,
+    generator: torch.Generator,
+    *,
+    std: float = 0.02,
+) -> None:
+    """N(0, std), std / sqrt(2 L) where a sublayer joins the residual path, no bias (Radford et al. 2019, 2.3)."""
+    if not isinstance(module, nn.Linear | nn.Embedding):
+        return
+    if name.endswith(".bias"):
+        parameter.zero_()
+    else:
+        joins_residual = name.endswith((".attention.out.weight", ".mlp.out.weight"))
+        parameter.normal_(std=std / math.sqrt(2 * n_layer) if joins_residual else std, generator=generator)
+
+
+@torch.no_grad()
+def initialise(root: nn.Module, prefix: str, init: Init, n_layer: int, seed: int) -> None:
+    """Fill every parameter below `root`, whose own logical name is `prefix`.
+
+    Parameters of modules that a scheme does not know keep what their constructor gave.
+    """
+    for module_name, module in root.named_modules(prefix=prefix):
+        for own_name, parameter in module.named_parameters(recurse=False):
+            name = f"{module_name}.{own_name}"
+            init(parameter, module, name, n_layer, rng.generator(seed, f"init/{name}"))

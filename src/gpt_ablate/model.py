@@ -1,0 +1,105 @@
+"""A GPT assembled from the variants a config names; knows none of them by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import rng
+from .axes.attention import LayerCache, attentions
+from .axes.layers import stacks
+from .axes.norm import norms
+from .config import Config
+from .init import initialise, inits
+from .tokenizer import VOCAB_SIZE
+
+
+class MLP(nn.Module):
+    """Position-wise feed-forward with the tanh form of GELU (Radford et al. 2019)."""
+
+    def __init__(self, d_model: int, hidden: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(d_model, hidden)
+        self.out = nn.Linear(hidden, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        out: Tensor = self.out(F.gelu(self.fc(x), approximate="tanh"))
+        return out
+
+
+class GPT(nn.Module):
+    """Embeddings, layers, closing norm, head; initial values a function of `config.seed` alone."""
+
+    def __init__(self, config: Config, vocab_size: int = VOCAB_SIZE) -> None:
+        super().__init__()
+        shape, axes, seed = config.model, config.axes, config.seed
+        init = inits.bind(config.init.node())
+
+        def fill(module: nn.Module, name: str) -> None:
+            initialise(module, name, init, shape.n_layer, seed)
+
+        def make_layer(i: int) -> nn.Module:
+            with torch.random.fork_rng(devices=[]):  # for variants whose constructors draw
+                torch.manual_seed(rng.stream(seed, f"init/layers.{i}"))
+                attention = attentions.build(
+                    axes["attention"].node(), shape.d_model, shape.n_head, shape.dropout, shape.qkv_bias
+                )
+                mlp = MLP(shape.d_model, shape.hidden)
+                layer: nn.Module = norms.build(axes["norm"].node(), attention, mlp, shape.d_model, shape.dropout)
+            fill(layer, f"layers.{i}")
+            return layer
+
+        self.context_length = shape.context_length
+        self.n_head = shape.n_head
+        self.token_embedding = nn.Embedding(vocab_size, shape.d_model)
+        self.position_embedding = nn.Embedding(shape.context_length, shape.d_model)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.layers = stacks.build(axes["layers"].node(), make_layer, shape.n_layer)
+        self.final_norm = self.layers[0].closing_norm()
+        self.head = nn.Linear(shape.d_model, vocab_size, bias=False)
+        for name in ("token_embedding", "position_embedding", "final_norm", "head"):
+            fill(self.get_submodule(name), name)
+        if shape.tie_weights:
+            self.head.weight = self.token_embedding.weight
+
+    def forward(self, tokens: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
+        """Logits (B, T, V) for tokens (B, T); with a cache, of the tokens after those cached."""
+        start = cache[0].length if cache else 0
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cache[i] if cache else None)
+        logits: Tensor = self.head(self.final_norm(x))
+        return logits
+
+    def new_cache(self, batch: int) -> list[LayerCache]:
+        """An empty key-value cache for `batch` sequences of up to the context length."""
+        like = self.token_embedding.weight
+        head_dim = like.shape[1] // self.n_head
+        return [LayerCache(batch, self.n_head, self.context_length, head_dim, like) for _ in self.layers]
+
+    def n_parameters(self) -> int:
+        """Scalar parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def loss_per_token(model: nn.Module, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of (B, T) targets in nats, reduced over all tokens."""
+    logits = model(inputs)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+
+
+def flops_per_token(model: GPT) -> float:
+    """Floating-point operations of forward and backward for one token of a full context, counted by torch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    state = {name: p.detach().to("meta").requires_grad_() for name, p in model.named_parameters()}
+    tokens = torch.zeros(1, model.context_length, dtype=torch.long, device="meta")
+    was_training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        torch.func.functional_call(model, state, (tokens,)).sum().backward()
+    model.train(was_training)
+    return counter.get_total_flops() / model.context_length

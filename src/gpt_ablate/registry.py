@@ -1,0 +1,157 @@
+"""Names to builders: the only way a name in a config becomes code."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with what the user asked for: where, what, and what would be right."""
+
+    key: str
+    value: Any
+    allowed: str
+    closest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f" Did you mean {self.closest!r}?" if self.closest else ""
+        return f"{self.key} = {self.value!r}: {self.allowed}.{hint}"
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; holds every problem found."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def closest(word: object, choices: Iterable[str]) -> str | None:
+    """The choice nearest in spelling to `word`, if any is near."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+class Registry(Generic[Builder]):
+    """The variants of one axis (or the options of one setting).
+
+    A builder takes what the framework supplies as positional arguments, and the
+    variant's own parameters, those a YAML may set, as keyword-only arguments.
+    """
+
+    by_key: ClassVar[dict[str, Registry[Any]]] = {}
+
+    def __init__(self, key: str) -> None:
+        if key in self.by_key:
+            raise ValueError(f"there is already a registry for {key!r}")
+        self.key = key
+        self.builders: dict[str, Builder] = {}
+        self.by_key[key] = self
+
+    def register(self, name: str) -> Callable[[Builder], Builder]:
+        """Make the decorated builder available as `<key>.name=<name>`.
+
+        Raises ValueError if the name is taken: two variants of one name cannot be compared.
+        """
+
+        def add(builder: Builder) -> Builder:
+            if name in self.builders:
+                raise ValueError(f"{self.key}={name} is registered twice")
+            self.builders[name] = builder
+            return builder
+
+        return add
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """The variant's own parameters: name -> type."""
+        builder = self.builders[name]
+        target = builder.__init__ if inspect.isclass(builder) else builder
+        hints = get_type_hints(target)
+        return {
+            parameter.name: hints.get(parameter.name, Any)
+            for parameter in inspect.signature(builder).parameters.values()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+    def check(self, node: Mapping[str, Any]) -> list[Problem]:
+        """Everything that would keep `build(node)` from working."""
+        name = node.get("name")
+        if name not in self.builders:
+            choices = sorted(self.builders)
+            guess = closest(name, choices)
+            choices.sort(key=lambda choice: choice != guess)
+            return [Problem(f"{self.key}.name", name, f"one of {', '.join(choices)}", guess)]
+        accepted = self.parameters(name)
+        listed = ", ".join(sorted(accepted)) or "none"
+        problems = []
+        for key, value in node.items():
+            if key == "name":
+                continue
+            where = f"{self.key}.{key}"
+            if key not in accepted:
+                allowed = f"{self.key}={name} takes no such parameter (accepted: {listed})"
+                problems.append(Problem(where, value, allowed, closest(key, accepted)))
+            elif message := _mistyped(accepted[key], value):
+                problems.append(Problem(where, value, message))
+        return problems
+
+    def bind(self, node: Mapping[str, Any]) -> functools.partial[Any]:
+        """The builder of `node["name"]` with the node's other entries as keyword arguments.
+
+        Raises UsageError for an unknown name or parameter.
+        """
+        if problems := self.check(node):
+            raise UsageError(problems)
+        own = {key: value for key, value in node.items() if key != "name"}
+        return functools.partial(self.builders[node["name"]], **own)
+
+    def build(self, node: Mapping[str, Any], *context: Any) -> Any:
+        """Call the builder with what the framework supplies (`context`) and the node's parameters."""
+        return self.bind(node)(*context)
+
+
+def _mistyped(expected: Any, value: Any) -> str | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(expected).validate_python(value, strict=True)
+    except ValidationError as error:
+        return error.errors()[0]["msg"].replace("Input should be", "should be")
+    return None
+
+
+def axis_names() -> list[str]:
+    """The axes: one per file in `gpt_ablate/axes/`, found without importing any."""
+    import gpt_ablate.axes
+
+    return sorted(module.name for module in pkgutil.iter_modules(gpt_ablate.axes.__path__))
+
+
+def load(plugins: Iterable[str] = ()) -> None:
+    """Import every axis, the package's other registries, and the user's plugin modules.
+
+    Raises UsageError for a plugin that cannot be imported.
+    """
+    for axis in axis_names():
+        importlib.import_module(f"gpt_ablate.axes.{axis}")
+    for module in ("init", "schedule"):
+        importlib.import_module(f"gpt_ablate.{module}")
+    problems = []
+    for plugin in plugins:
+        try:
+            importlib.import_module(plugin)
+        except Exception as error:
+            reason = f"a module that can be imported ({type(error).__name__}: {error})"
+            problems.append(Problem("plugins", plugin, reason))
+    if problems:
+        raise UsageError(problems)

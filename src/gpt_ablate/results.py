@@ -1,0 +1,104 @@
+"""Runs side by side: the rows of results.csv and the table on the terminal."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .runs import RunDirectory, find
+
+__all__ = ["find", "print_summary", "row", "status"]
+
+
+def status(directory: RunDirectory) -> str:
+    """running, done, failed or diverged; missing where nothing was written."""
+    return str(directory.record()["status"]) if directory.run_file.exists() else "missing"
+
+
+def cell(directory: RunDirectory) -> str:
+    """The run's cell: its variants, or the name of the folder that a sweep gave it."""
+    seeded = directory.path.name.startswith("seed_")
+    return directory.path.parent.name if seeded else "-".join(directory.record()["axes"].values())
+
+
+def row(directory: RunDirectory) -> dict[str, Any]:
+    """One run as a flat record: what was chosen, and what came of it; losses in nats per token, times in seconds."""
+    record, result = directory.record(), directory.result() or {}
+    config = record["config"]
+    final, best = result.get("final", {}), result.get("best", {}).get("eval/val_loss", {})
+    return {
+        "cell": cell(directory),
+        **record["axes"],
+        "seed": config["seed"],
+        "status": record["status"],
+        "model": config["model"]["name"],
+        "dropout": config["model"]["dropout"],
+        "lr": config["optimizer"]["lr"],
+        "steps": result.get("step"),
+        "train_epoch_loss": final.get("train/epoch_loss"),
+        "eval_train_loss": final.get("eval/train_loss"),
+        "eval_val_loss": final.get("eval/val_loss"),
+        "best_val_loss": best.get("value"),
+        "best_val_step": best.get("step"),
+        "unigram_entropy": record["data"]["unigram_entropy"],
+        "parameters": result.get("parameters"),
+        "flops_per_token": result.get("flops_per_token"),
+        "seconds_per_step": result.get("seconds_per_step"),
+        "tokens_per_second": result.get("tokens_per_second"),
+        "peak_rss_bytes": result.get("peak_rss_bytes"),
+        "wall_time": result.get("wall_time"),
+        "fingerprint": record["fingerprint"],
+        "git_commit": record["git_commit"],
+        "torch": record["versions"]["torch"],
+    }
+
+
+def print_summary(directories: Sequence[RunDirectory], root: Path, console: Console) -> None:
+    """The table of these runs, what their losses compare with, and where everything is."""
+    recorded = [directory for directory in directories if directory.run_file.exists()]
+    rows = [row(directory) for directory in recorded]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("cell", "seed", "status", "train", "eval\ntrain", "eval\nval", "tokens/s", "memory", "time"):
+        table.add_column(title, justify="left" if title in ("cell", "status") else "right", no_wrap=True)
+    for each in rows:
+        table.add_row(
+            each["cell"],
+            str(each["seed"]),
+            each["status"],
+            *(_number(each[key], ".4f") for key in ("train_epoch_loss", "eval_train_loss", "eval_val_loss")),
+            _number(each["tokens_per_second"], ",.0f"),
+            _number(each["peak_rss_bytes"], ".2f", 1e9, " GB"),
+            _number(each["wall_time"], ".0f", 1, " s"),
+        )
+    console.print()
+    console.print(table, width=None if console.is_terminal else 160)
+    console.print()
+    for line in _notes(rows, len(directories) - len(recorded), root):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _notes(rows: list[dict[str, Any]], missing: int, root: Path) -> Iterable[str]:
+    if missing:
+        yield f"Not started: {missing}"
+    if rows:
+        entropies = sorted({f"{each['unigram_entropy']:.3f}" for each in rows})
+        yield "Losses in nats per token. train: mean of the last epoch's batches; eval: both splits at the end, no dropout."
+        yield f"A model of token frequencies alone has {' or '.join(entropies)} (unigram entropy of the training split)."
+    shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
+    yield f"Records, samples and weights: {shown}"
+    yield f"Curves and samples: tensorboard --logdir {shlex.quote(str(shown))} --samples_per_plugin text=1000"
+
+
+def _number(value: float | None, form: str, unit: float = 1, suffix: str = "") -> str:
+    return "-" if value is None else format(value / unit, form) + suffix
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

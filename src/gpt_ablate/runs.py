@@ -1,0 +1,213 @@
+"""The run directory: write it, find it, read it back. What others may rely on is in README, "Where things are"."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .config import Config, comparable
+from .registry import Problem, UsageError
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tiktoken", "tensorboard", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run on disk, named by its folder."""
+
+    path: Path
+
+    @property
+    def run_file(self) -> Path:
+        """What was run, on what, and how it stands."""
+        return self.path / "run.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object for each step that recorded something."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        """One JSON object for each sample."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        """The outcome; its presence means that the run is finished."""
+        return self.path / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoint"
+
+    def finished(self) -> bool:
+        """Whether the run came to its end (diverging is an end too)."""
+        return self.result_file.exists()
+
+    def record(self) -> dict[str, Any]:
+        """run.json. Raises UsageError if it is missing or damaged."""
+        return read_json(self.run_file)
+
+    def result(self) -> dict[str, Any] | None:
+        """result.json, or None while there is none."""
+        return read_json(self.result_file) if self.finished() else None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl."""
+        return read_lines(self.metrics_file)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """All lines of samples.jsonl."""
+        return read_lines(self.samples_file)
+
+    def update(self, **values: Any) -> None:
+        """Change fields of run.json."""
+        write_json(self.run_file, self.record() | values)
+
+    def check(self, fingerprint: str, config: Config) -> None:
+        """Raise UsageError if something else than this run lives here."""
+        where = str(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError([Problem("run directory", where, "a folder, not a file")])
+        if not self.run_file.exists():
+            if self.metrics_file.exists() or self.result_file.exists():
+                raise UsageError([Problem("run directory", where, "holds a run without its run.json; move it away")])
+            return
+        there = self.record()
+        if there.get("fingerprint") != fingerprint:
+            changes = _differences(comparable(there["config"]), comparable(config.record()))
+            listed = "; ".join(changes) or "the text or the tokenizer is another"
+            allowed = f"already holds a run of another config ({listed}). Choose another study=NAME"
+            raise UsageError([Problem("run directory", where, allowed)])
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """"key: old there, new here" for every key whose value differs."""
+    return [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def find(root: Path) -> Iterator[RunDirectory]:
+    """Every run at or below `root`, by path."""
+    for run_file in sorted(root.rglob("run.json")):
+        yield RunDirectory(run_file.parent)
+
+
+def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The run.json of a run that starts now."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "running",
+        "start": now(),
+        "end": None,
+        "fingerprint": fingerprint,
+        "config": config.record(),
+        "axes": {axis: variant.name for axis, variant in config.axes.items()},
+        "overrides": overrides,
+        "data": dict(data),
+        "versions": versions(),
+        "hardware": hardware(),
+        "git_commit": git_commit(),
+        "error": None,
+    }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those whose code shapes a result."""
+    return {
+        "python": platform.python_version(),
+        "gpt_ablate": __version__,
+        **{package: metadata.version(package) for package in _PACKAGES},
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, memory; no name of host or user."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    described: dict[str, Any] = {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if hasattr(os, "sysconf") and sys.platform != "win32":
+        described["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if torch.cuda.is_available():
+        described["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return described
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, "+changes" if it is not clean; None outside one."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", __file__):
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write the whole file or nothing: beside it, to disk, renamed into place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UsageError if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError([Problem("run directory", str(path), f"a JSON file that can be read ({error})")]) from error
+    if not isinstance(content, dict):
+        raise UsageError([Problem("run directory", str(path), "a JSON object")])
+    return content
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, less a last line that is still being written; none if there is no file."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]

@@ -1,0 +1,51 @@
+"""GPT-2's byte-pair encoding, from the merges in the package: tiktoken without a download."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib import resources
+
+import tiktoken
+
+VOCAB_SIZE = 50257
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+_END_OF_TEXT = "<|endoftext|>"
+_PATTERN = (
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"  # as GPT-2 splits words
+)
+
+
+@functools.cache
+def gpt2() -> tiktoken.Encoding:
+    """The encoding `tiktoken.get_encoding("gpt2")` gives, with V = 50257.
+
+    Raises ValueError if the merges in the package are not GPT-2's.
+    """
+    merges = resources.files("gpt_ablate").joinpath("assets/vocab.bpe").read_bytes()
+    if (found := hashlib.sha256(merges).hexdigest()) != MERGES_SHA256:
+        raise ValueError(f"assets/vocab.bpe is damaged: SHA-256 {found}, not {MERGES_SHA256}; install again")
+    ranks = _ranks(merges.decode("utf-8"))
+    return tiktoken.Encoding(
+        "gpt2",
+        pat_str=_PATTERN,
+        mergeable_ranks=ranks,
+        special_tokens={_END_OF_TEXT: len(ranks)},
+        explicit_n_vocab=VOCAB_SIZE,
+    )
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of `text`; "<|endoftext|>" in it is ordinary text."""
+    return gpt2().encode_ordinary(text)
+
+
+def _ranks(merges: str) -> dict[bytes, int]:
+    """Rank of every token: the 256 bytes in GPT-2's order (printable ones first), then the merges in theirs."""
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in printable]
+    byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    ranks = {bytes([b]): rank for rank, b in enumerate(printable + others)}
+    for line in merges.splitlines()[1:]:
+        ranks[bytes(byte_of[c] for c in line.replace(" ", ""))] = len(ranks)
+    return ranks

@@ -1,0 +1,146 @@
+"""What a run tells while it goes: metrics.jsonl and samples.jsonl, TensorBoard made from them, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .runs import RunDirectory, read_lines
+
+_TAGS = {
+    "lr": "optim/lr",
+    "grad_norm": "optim/grad_norm",
+    "tokens_per_second": "perf/tokens_per_second",
+}
+_NOT_SCALARS = ("step", "epoch", "tokens", "wall_time")
+
+
+class Tracker:
+    """The record of one run, and its TensorBoard view, which is made anew from the record on resuming."""
+
+    def __init__(self, directory: RunDirectory, start: str, step: int) -> None:
+        """Open the record at `step`: later lines, from steps that will be taken again, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._start = datetime.fromisoformat(start).timestamp()
+        for events in directory.path.glob("events.out.tfevents.*"):
+            events.unlink()
+        self._writer = SummaryWriter(str(directory.path))  # type: ignore[no-untyped-call]
+        self.history = _kept(directory.metrics_file, step)
+        for line in self.history:
+            self._show_metrics(line)
+        for line in _kept(directory.samples_file, step):
+            self._show_sample(line)
+        self._metrics = directory.metrics_file.open("a", encoding="utf-8")
+        self._samples = directory.samples_file.open("a", encoding="utf-8")
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Record one line of metrics; `step` names its optimiser step."""
+        self.history.append(line)
+        _append(self._metrics, line)
+        self._show_metrics(line)
+
+    def sample(self, line: dict[str, Any]) -> None:
+        """Record one sample."""
+        _append(self._samples, line)
+        self._show_sample(line)
+
+    def hparams(self, values: Mapping[str, bool | str | float], metrics: Mapping[str, float]) -> None:
+        """Show the run's hyperparameters with its final metrics, in the run's own directory."""
+        from torch.utils.tensorboard.summary import hparams
+
+        file_writer = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
+        for summary in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
+            file_writer.add_summary(summary)
+        for tag, value in metrics.items():
+            self._writer.add_scalar(tag, value)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._metrics, self._samples):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+    def _show_metrics(self, line: Mapping[str, Any]) -> None:
+        when = self._start + line["wall_time"]
+        for key, value in line.items():
+            if key not in _NOT_SCALARS:
+                self._writer.add_scalar(_TAGS.get(key, key), value, line["step"], when)  # type: ignore[no-untyped-call]
+
+    def _show_sample(self, line: Mapping[str, Any]) -> None:
+        text = f"**{line['prompt']}**{line['text']}".replace("\n", "\n\n")
+        self._writer.add_text("samples", text, line["step"], self._start + line["wall_time"])  # type: ignore[no-untyped-call]
+
+
+def _append(file: IO[str], line: Mapping[str, Any]) -> None:
+    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    file.flush()
+
+
+def _kept(path: Path, step: int) -> list[dict[str, Any]]:
+    """Lines of steps up to `step`; the file is cut to them."""
+    lines = [line for line in read_lines(path) if line["step"] <= step]
+    if path.exists():
+        with path.open("w", encoding="utf-8") as file:
+            for line in lines:
+                _append(file, line)
+    return lines
+
+
+class ProgressBar:
+    """Epoch, step, losses, tokens/s and time left; where there is no terminal, only a line an epoch."""
+
+    def __init__(self, console: Console, steps: int, done: int, epochs: int) -> None:
+        self.console, self.steps, self.epochs = console, steps, epochs
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("step {task.completed}/{task.total}  {task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=done, epoch=0, epochs=epochs, figures="")
+        self._evaluated = ""
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, line: Mapping[str, Any], epoch_done: bool) -> None:
+        """Show a line of metrics."""
+        if "eval/train_loss" in line:
+            self._evaluated = f"  eval train {line['eval/train_loss']:.3f} val {line['eval/val_loss']:.3f}"
+        if "train/loss" not in line:
+            return
+        figures = f"train {line['train/loss']:.3f}{self._evaluated}  {line['tokens_per_second']:,.0f} tokens/s"
+        self._bar.update(self._task, completed=line["step"], epoch=line["epoch"], figures=figures)
+        if epoch_done:
+            mean = f"train {line['train/epoch_loss']:.4f} (mean of the epoch){self._evaluated}"
+            self.console.print(
+                f"epoch {line['epoch']}/{self.epochs}  step {line['step']}/{self.steps}  {mean}"
+                f"  {line['tokens_per_second']:,.0f} tokens/s  {line['wall_time']:.0f} s",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )

@@ -1,0 +1,350 @@
+"""The training loop: one run from a checked config to result.json. Knows no variant."""
+
+from __future__ import annotations
+
+import math
+import signal
+import statistics
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from . import checkpoint, data, devices, rng, runs, tokenizer
+from .config import Config
+from .data import Corpus, Split
+from .generation import sample_text
+from .model import GPT, flops_per_token, loss_per_token
+from .runs import RunDirectory
+from .schedule import schedules
+from .tracking import ProgressBar, Tracker
+
+CHECKPOINT_SECONDS = 300
+"""Least time between two checkpoints where `trainer.checkpoint_every` is null."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user or the system asked the run to stop; it has saved its state."""
+
+
+class Diverged(ArithmeticError):
+    """Loss or gradient stopped being finite."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} at step {step}")
+        self.step = step
+
+
+def fingerprint(config: Config, corpus: Corpus) -> str:
+    """What a run's result depends on, hashed; two runs are the same if this is."""
+    return config.fingerprint(data=corpus.sha256, tokenizer=tokenizer.MERGES_SHA256)
+
+
+def run(config: Config, path: Path, overrides: list[str], console: Console) -> dict[str, Any]:
+    """Train the run that lives at `path` from where it stands, and return its result.
+
+    Raises UsageError if another run lives there, Interrupted after a signal; any other
+    exception is recorded in run.json and raised again.
+    """
+    directory = RunDirectory(path)
+    corpus = data.load(config)
+    identity = fingerprint(config, corpus)
+    restart = config.trainer.resume == "restart"
+    if not restart:
+        directory.check(identity, config)
+        if result := directory.result():
+            console.print(f"finished already: {path}", markup=False, highlight=False, soft_wrap=True)
+            return result
+    record = runs.new_record(config, identity, corpus.describe(), overrides)
+    if directory.run_file.exists() and not restart:
+        record["start"] = directory.record()["start"]
+    if restart:
+        for file in (directory.result_file, directory.metrics_file, directory.samples_file):
+            file.unlink(missing_ok=True)
+        checkpoint.discard(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    runs.write_json(directory.run_file, record)
+    try:
+        result = Trainer(config, corpus, directory, record["start"], console).train()
+    except Exception:
+        directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
+        raise
+    runs.write_json(directory.result_file, result)
+    directory.update(status=result["status"], end=runs.now())
+    return result
+
+
+class Trainer:
+    """One run: model, optimiser, data and record."""
+
+    def __init__(
+        self, config: Config, corpus: Corpus, directory: RunDirectory, start: str, console: Console
+    ) -> None:
+        self.config, self.corpus, self.directory, self.console = config, corpus, directory, console
+        self.settings = config.trainer
+        self.device = devices.pick(config.trainer.device)
+        self.peak_is_of_run = devices.reset_peak_memory(self.device)
+        self.model = GPT(config).to(self.device)
+        self.forward = torch.compile(self.model) if self.settings.compile else self.model
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.optimizer.lr,
+            betas=(config.optimizer.betas[0], config.optimizer.betas[1]),
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,  # same update, one pass over memory
+        )
+        self.schedule = schedules.bind(config.schedule.node())
+        self.steps_per_epoch = corpus.train.n_windows // config.data.batch_size
+        self.total_steps = _total_steps(config, self.steps_per_epoch)
+        self.tokens_per_step = config.data.batch_size * config.model.context_length
+        saved = None if self.settings.resume == "never" else checkpoint.restore(directory, self.model, self.optimizer)
+        self.step: int = saved["step"] if saved else 0
+        self.elapsed_before: float = saved["wall_time"] if saved else 0.0
+        if saved:
+            for damage in saved["damaged"]:
+                console.print(f"passed over: {damage}", markup=False)
+            console.print(f"going on after step {self.step}", highlight=False)
+        self.started = self.saved_at = time.perf_counter()
+        self.tracker = Tracker(directory, start, self.step if saved else -1)
+        self._order: tuple[int, Tensor] = (0, torch.empty(0))
+
+    def train(self) -> dict[str, Any]:
+        """All steps that are left, the last evaluation, and the result."""
+        epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        with ExitStack() as stack:
+            stack.enter_context(_deterministic())
+            stack.enter_context(self.tracker)
+            bar = stack.enter_context(ProgressBar(self.console, self.total_steps, self.step, epochs))
+            stopping = stack.enter_context(_signals())
+            diverged: Diverged | None = None
+            if not self.tracker.history:
+                self.tracker.metrics(self._where(0) | self.evaluate())
+            try:
+                while self.step < self.total_steps:
+                    line = self._record_step()
+                    bar.show(line, "train/epoch_loss" in line)
+                    self._checkpoint_if_due(bool(stopping))
+            except Diverged as error:
+                diverged = error
+                self.console.print(f"diverged: {error}; stopped before the update", markup=False)
+            result = self._result(diverged)
+            checkpoint.save_final(self.directory, self.step, self.model)
+            self.tracker.hparams(_hparams(self.config), {f"final/{k}": v for k, v in result["final"].items()})
+        return result
+
+    def _record_step(self) -> dict[str, Any]:
+        """One optimiser step, with the evaluation and the sample that fall due after it."""
+        line = self._optimise(self.step + 1)
+        self.step += 1
+        epoch_done = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+        if epoch_done:
+            earlier = [x["train/loss"] for x in self.tracker.history if x["epoch"] == line["epoch"] and x["step"]]
+            line["train/epoch_loss"] = statistics.fmean([*earlier, line["train/loss"]])
+        if self.step == self.total_steps:
+            line |= self.evaluate()
+        elif _due(self.settings.eval_every, self.step, epoch_done):
+            line |= self.evaluate(self.settings.eval_batches)
+        self.tracker.metrics(line)
+        if _due(self.settings.sample_every, self.step, epoch_done):
+            self._sample()
+        return line
+
+    def _optimise(self, step: int) -> dict[str, Any]:
+        """Update the weights on the batch of `step` (counted from 1).
+
+        Raises Diverged, weights untouched, if loss or gradient is not finite.
+        """
+        began = time.perf_counter()
+        torch.manual_seed(rng.stream(self.config.seed, f"dropout/{step}"))
+        lr = self.config.optimizer.lr * self.schedule(step, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for windows in self._batch(step).chunk(self.settings.accumulate):
+            with self._autocast():
+                part = loss_per_token(self.forward, *self.corpus.train.batch(windows, self.device))
+            part = part / self.settings.accumulate
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        if not math.isfinite(loss):
+            raise Diverged(step, f"the loss is {loss}")
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(norm):
+            raise Diverged(step, f"the gradient's norm is {norm.item()}")
+        if self.settings.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)
+        self.optimizer.step()
+        seconds = time.perf_counter() - began
+        return self._where(step) | {
+            "train/loss": loss,
+            "lr": lr,
+            "grad_norm": norm.item(),
+            "tokens_per_second": self.tokens_per_step / seconds,
+        }
+
+    def _batch(self, step: int) -> Tensor:
+        """The windows of a step: the next in its epoch's order; an incomplete last batch is dropped."""
+        epoch, position = divmod(step - 1, self.steps_per_epoch)
+        if self._order[0] != epoch + 1:
+            self._order = (epoch + 1, self.corpus.train.order(self.config.seed, epoch + 1))
+        size = self.config.data.batch_size
+        return self._order[1][position * size : (position + 1) * size]
+
+    @torch.inference_mode()
+    def evaluate(self, batches: int | None = None) -> dict[str, float]:
+        """Mean loss of both splits in evaluation mode, over `batches` spread evenly, or all."""
+        self.model.eval()
+        losses = {"eval/train_loss": self._mean_loss(self.corpus.train.for_evaluation(), batches)}
+        losses["eval/val_loss"] = self._mean_loss(self.corpus.val.for_evaluation(), batches)
+        return losses
+
+    def _mean_loss(self, split: Split, batches: int | None) -> float:
+        size = self.config.data.batch_size // self.settings.accumulate
+        windows = torch.arange(split.n_windows)
+        if batches is not None and batches * size < split.n_windows:
+            windows = torch.linspace(0, split.n_windows - 1, batches * size).long()
+        total = 0.0
+        for chunk in windows.split(size):
+            with self._autocast():
+                loss = loss_per_token(self.forward, *split.batch(chunk, self.device), reduction="sum")
+            total += loss.item()
+        return total / (len(windows) * split.context)
+
+    def _sample(self) -> None:
+        settings = self.config.sampling
+        text = sample_text(self.model, settings, rng.generator(self.config.seed, f"sampling/{self.step}"))
+        self.tracker.sample(self._where(self.step) | {"text": text} | settings.model_dump())
+
+    def _where(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "epoch": math.ceil(step / self.steps_per_epoch),
+            "tokens": step * self.tokens_per_step,
+            "wall_time": self.elapsed(),
+        }
+
+    def elapsed(self) -> float:
+        """Seconds in training, over all launches of this run."""
+        return round(self.elapsed_before + time.perf_counter() - self.started, 3)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bfloat16")
+
+    def _checkpoint_if_due(self, stopping: bool) -> None:
+        """Save where it is time; after a signal, save and leave."""
+        if self.step == self.total_steps:
+            return
+        every = self.settings.checkpoint_every
+        if every is None:
+            late = time.perf_counter() - self.saved_at >= CHECKPOINT_SECONDS
+            due = late and self.step % self.steps_per_epoch == 0
+        else:
+            due = every > 0 and self.step % every == 0
+        if due or stopping:
+            checkpoint.save(self.directory, self.step, self.model, self.optimizer, {"wall_time": self.elapsed()})
+            self.saved_at = time.perf_counter()
+        if stopping:
+            raise Interrupted(f"stopped after step {self.step}; state saved")
+
+    def _result(self, diverged: Diverged | None) -> dict[str, Any]:
+        history = [line for line in self.tracker.history if "train/loss" in line]
+        evaluations = [line for line in self.tracker.history if "eval/val_loss" in line]
+        seconds = [self.tokens_per_step / line["tokens_per_second"] for line in history]
+        final = {"train/loss": history[-1]["train/loss"]} if history else {}
+        for key in ("train/epoch_loss", "eval/train_loss", "eval/val_loss"):
+            final |= {key: line[key] for line in self.tracker.history if key in line}
+        flops = flops_per_token(self.model)
+        return {
+            "schema_version": runs.SCHEMA_VERSION,
+            "status": "diverged" if diverged else "done",
+            "diverged": str(diverged) if diverged else None,
+            "step": self.step,
+            "tokens": self.step * self.tokens_per_step,
+            "final": final,
+            "best": {
+                key: min(({"value": x[key], "step": x["step"]} for x in evaluations), key=lambda best: best["value"])
+                for key in ("eval/train_loss", "eval/val_loss")
+            },
+            "parameters": self.model.n_parameters(),
+            "flops_per_token": flops,
+            "flops": flops * self.step * self.tokens_per_step,
+            "seconds_per_step": statistics.median(seconds) if seconds else None,
+            "tokens_per_second": self.step * self.tokens_per_step / sum(seconds) if seconds else None,
+            "wall_time": self.elapsed(),
+            **devices.peak_memory(self.device),
+            "peak_rss_is_of_run": self.peak_is_of_run,
+            "device": str(self.device),
+        }
+
+
+def _total_steps(config: Config, steps_per_epoch: int) -> int:
+    limits = [config.trainer.max_steps]
+    limits += [config.trainer.max_epochs * steps_per_epoch] if config.trainer.max_epochs else []
+    return min(limit for limit in limits if limit is not None)
+
+
+def _due(every: int | None, step: int, epoch_done: bool) -> bool:
+    """Every so many steps; null: at the end of each epoch; 0: never."""
+    return epoch_done if every is None else every > 0 and step % every == 0
+
+
+def _hparams(config: Config) -> dict[str, bool | str | float]:
+    """Axes by name, and the settings people sort by."""
+    named = {axis: variant.name for axis, variant in config.axes.items()}
+    return {
+        **named,
+        "init": config.init.name,
+        "model": config.model.name,
+        "data": config.data.name,
+        "schedule": config.schedule.name,
+        "lr": config.optimizer.lr,
+        "batch_size": config.data.batch_size,
+        "dropout": config.model.dropout,
+        "seed": config.seed,
+    }
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Ask torch for algorithms that give the same bits every time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to; a second signal acts as it does without us."""
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: there, signals are the caller's
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
