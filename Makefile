@@ -1,0 +1,35 @@
+# make demo: the main job in miniature. make test: lint, types, fast tests. Both prepare .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+READY := .venv/.ready
+
+.PHONY: install demo train test test-all lint
+.DEFAULT_GOAL := demo
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "gpt_ablate needs Python 3.10 or newer; this is $$($(PYTHON) --version): make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/python -m gpt_ablate.train --multirun experiment=demo $(ARGS)
+	$(BIN)/python -m gpt_ablate.report outputs/demo-mini
+
+train: install
+	$(BIN)/python -m gpt_ablate.train norm=pre layers=fresh $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest $(ARGS)
+
+test-all: lint
+	$(BIN)/pytest --slow $(ARGS)

@@ -1,0 +1,123 @@
+"""To and from Hugging Face's `GPT2LMHeadModel` (the extra `hf`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .axes.norm import PreNorm
+from .config import Config
+from .model import GPT
+from .registry import Problem, UsageError
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+_LAYER_NAMES = {
+    "norm1": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "norm2": "ln_2",
+    "mlp.fc": "mlp.c_fc",
+    "mlp.out": "mlp.c_proj",
+}
+_TRANSPOSED = ("attention.qkv", "attention.out", "mlp.fc", "mlp.out")
+"""Hugging Face's Conv1D holds its weight as (in, out)."""
+
+
+def from_hf(source: GPT2LMHeadModel, config: Config) -> GPT:
+    """A GPT of `config` with the weights of `source`.
+
+    Raises UsageError where the two differ in shape, biases or norm placement.
+    """
+    problems = _unlike(source.config, config)
+    if problems:
+        raise UsageError(problems)
+    model = GPT(config, source.config.vocab_size)
+    theirs = source.state_dict()
+    ours = {}
+    for name, parameter in model.state_dict().items():
+        their_name, transposed = _their_name(name)
+        value = theirs[their_name]
+        ours[name] = (value.T if transposed else value).to(parameter.dtype)
+    model.load_state_dict(ours)
+    return model.to(next(source.parameters()).dtype)
+
+
+def to_hf(model: GPT) -> GPT2LMHeadModel:
+    """`model` as a `GPT2LMHeadModel`, to save with `save_pretrained` or push to a hub.
+
+    Raises UsageError for a model that GPT-2's architecture cannot hold, such as a post-norm one.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    first = model.layers[0]
+    if type(first) is not PreNorm:
+        raise UsageError([Problem("norm", type(first).__name__, "pre: GPT-2 has no other placement")])
+    vocab_size, d_model = model.token_embedding.weight.shape
+    dropout = model.dropout.p
+    shape = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=model.context_length,
+        n_embd=d_model,
+        n_layer=len(model.layers),
+        n_head=model.n_head,
+        n_inner=first.mlp.fc.out_features,
+        activation_function="gelu_new",
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        layer_norm_epsilon=first.norm1.eps,
+        tie_word_embeddings=model.head.weight is model.token_embedding.weight,
+    )
+    target = GPT2LMHeadModel(shape).to(model.head.weight.dtype)
+    theirs: dict[str, Tensor] = {
+        name: torch.zeros_like(value) for name, value in target.state_dict().items() if name.endswith("c_attn.bias")
+    }
+    for name, value in model.state_dict().items():
+        their_name, transposed = _their_name(name)
+        theirs[their_name] = value.T.contiguous() if transposed else value
+    missing, unexpected = target.load_state_dict(theirs, strict=False)
+    assert not missing, missing
+    assert not unexpected, unexpected
+    return target.train(model.training)
+
+
+def _their_name(name: str) -> tuple[str, bool]:
+    """Hugging Face's name for one of our parameters, and whether it holds it transposed."""
+    outer = {
+        "token_embedding.weight": "transformer.wte.weight",
+        "position_embedding.weight": "transformer.wpe.weight",
+        "final_norm.weight": "transformer.ln_f.weight",
+        "final_norm.bias": "transformer.ln_f.bias",
+        "head.weight": "lm_head.weight",
+    }
+    if name in outer:
+        return outer[name], False
+    _, i, rest = name.split(".", 2)
+    part, kind = rest.rsplit(".", 1)
+    return f"transformer.h.{i}.{_LAYER_NAMES[part]}.{kind}", part in _TRANSPOSED and kind == "weight"
+
+
+def _unlike(theirs: Any, config: Config) -> list[Problem]:
+    """Every setting of ours in which the Hugging Face model is another."""
+    model = config.model
+    inner = theirs.n_inner or 4 * theirs.n_embd
+    expected: dict[str, tuple[Any, Any]] = {
+        "norm.name": (config.axes["norm"].name, "pre"),
+        "model.n_layer": (model.n_layer, theirs.n_layer),
+        "model.n_head": (model.n_head, theirs.n_head),
+        "model.d_model": (model.d_model, theirs.n_embd),
+        "model.mlp_hidden": (model.hidden, inner),
+        "model.context_length": (model.context_length, theirs.n_positions),
+        "model.qkv_bias": (model.qkv_bias, True),
+        "model.tie_weights": (model.tie_weights, theirs.tie_word_embeddings),
+    }
+    problems = [Problem(key, ours, f"{there}, as in the model to convert") for key, (ours, there) in expected.items() if ours != there]
+    if theirs.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+        problems.append(Problem("activation_function", theirs.activation_function, "gelu_new, the tanh form"))
+    return problems
+
+

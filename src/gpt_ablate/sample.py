@@ -1,0 +1,88 @@
+"""Text from a trained run: `python -m gpt_ablate.sample <run dir> --prompt "Every effort moves you"`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gpt_ablate.config import SamplingConfig
+from gpt_ablate.registry import Problem, UsageError
+from gpt_ablate.runs import RunDirectory
+
+
+def main() -> None:
+    """The command: samples on standard output as they are drawn, notes on standard error."""
+    try:
+        _sample(_parser().parse_args())
+    except UsageError as error:
+        for problem in error.problems:
+            print(f"gpt_ablate: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gpt_ablate.sample",
+        description="Continue a prompt with the model of a run. What is not given is as in the run's own samples.",
+    )
+    parser.add_argument("run", type=Path, help="a run directory: the folder that holds run.json")
+    parser.add_argument("--prompt", help="the text to continue")
+    parser.add_argument("--temperature", type=float, help="0 for the likeliest token each time")
+    parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this probability")
+    parser.add_argument("--max-new-tokens", type=int, help="how many tokens to add")
+    parser.add_argument("--num-samples", type=int, default=1, help="how many texts to draw (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    return parser
+
+
+def _sample(args: argparse.Namespace) -> None:
+    directory = RunDirectory(args.run)
+    if not directory.run_file.exists():
+        near = [str(run.parent) for run in sorted(args.run.glob("**/run.json"))[:3]] if args.run.is_dir() else []
+        hint = f" (below it there is {', '.join(near)})" if near else ""
+        raise UsageError([Problem("run", str(args.run), f"a run directory, which holds run.json{hint}")])
+    settings = _settings(args, directory.record()["config"]["sampling"])
+    from gpt_ablate import checkpoint, generation, rng, tokenizer
+
+    model, _ = checkpoint.load_trained(directory)
+    prompt = tokenizer.encode(settings.prompt)
+    if len(prompt) > model.context_length:
+        dropped = len(prompt) - model.context_length
+        print(f"the prompt is longer than the context: its first {dropped} tokens are left out", file=sys.stderr)
+    for i in range(args.num_samples):
+        draws = rng.generator(args.seed, f"sampling/{i}")
+        print(settings.prompt, end="", flush=True)
+        for text in generation.stream_text(generation.generate(model, prompt, settings, draws)):
+            print(text, end="", flush=True)
+        print("\n" if i + 1 < args.num_samples else "")
+
+
+def _settings(args: argparse.Namespace, own: dict[str, object]) -> SamplingConfig:
+    """The run's sampling settings with those of the command line in their place."""
+    given = {key: getattr(args, key) for key in SamplingConfig.model_fields if getattr(args, key) is not None}
+    problems = []
+    if given.get("prompt") == "":
+        problems.append(Problem("--prompt", "", "at least one character: the model continues a text"))
+    for key in ("num_samples", "seed"):
+        if getattr(args, key) < (1 if key == "num_samples" else 0):
+            problems.append(Problem(f"--{key.replace('_', '-')}", getattr(args, key), "a number that is not negative"))
+    try:
+        settings = SamplingConfig.model_validate(own | given)
+    except ValidationError as error:
+        for detail in error.errors():
+            key = f"--{str(detail['loc'][0]).replace('_', '-')}"
+            problems.append(Problem(key, detail["input"], detail["msg"].replace("Input should be", "should be")))
+        raise UsageError(problems) from error
+    if problems:
+        raise UsageError(problems)
+    return settings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Fixtures: configs composed from conf/, tiny by default, and the data that some tests need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from gpt_ablate.config import Config, resolve
+from gpt_ablate.launch import CONF
+
+TINY = ["model=micro", "data=sample", "model.dropout=0", "trainer.device=cpu"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: make test-all"))
+
+
+@pytest.fixture(scope="session")
+def configure() -> Callable[..., Config]:
+    """The checked config that the given overrides make of the tiny one."""
+
+    def make(*overrides: str) -> Config:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return resolve(compose("config", overrides=[*TINY, *overrides]))
+
+    return make
+
+
+def _needed(name: str) -> Path:
+    folder = os.environ.get("GPT_ABLATE_DATA")
+    if folder and (path := Path(folder) / name).exists():
+        return path
+    message = f"$GPT_ABLATE_DATA has no {name}"
+    if os.environ.get("GPT_ABLATE_REQUIRE_DATA"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def verdict() -> Path:
+    """The Verdict's text file; skips where there is none."""
+    return _needed("the-verdict.txt")
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> Path:
+    """Tiny Shakespeare; skips where there is none."""
+    return _needed("tinyshakespeare.txt")
+
+
+@pytest.fixture(scope="session")
+def gpt2_files() -> Path:
+    """Folder with GPT-2's vocab.bpe and encoder.json; skips where there is none."""
+    return _needed("gpt2")
