@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from gpt_ablate.config import Config, resolve
 from gpt_ablate.launch import CONF
 
 TINY = ["model=micro", "data=sample", "model.dropout=0", "trainer.device=cpu"]
+
+
+torch.set_num_threads(1)  # tiny products: threads would only wait for each other
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def configure() -> Callable[..., Config]:
     """The checked config that the given overrides make of the tiny one."""
 
+    @functools.cache
     def make(*overrides: str) -> Config:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return resolve(compose("config", overrides=[*TINY, *overrides]))

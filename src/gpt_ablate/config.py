@@ -181,7 +181,7 @@ def resolve(composed: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
-        raise UsageError([Problem(error.full_key or "config", None, f"{error.msg}")]) from error
+        raise UsageError([Problem(error.full_key or "config", None, str(error.msg))]) from error
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items() if key != "hydra"}
     plugins = plain.get("plugins")
@@ -214,18 +214,25 @@ def resolve(composed: DictConfig) -> Config:
 
 def _problem(detail: Any) -> Problem:
     """One of pydantic's error details in our form."""
-    where = ".".join(str(part) for part in detail["loc"] if part not in ("axes", "str", "list[str]"))
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("axes", "str") and "[" not in str(part))
     if detail["type"] == "extra_forbidden":
         section = Config.model_fields[str(detail["loc"][0])].annotation if len(detail["loc"]) > 1 else Config
         known = list(getattr(section, "model_fields", {}))
-        return Problem(where, detail["input"], f"no such key (accepted: {', '.join(known)})", closest(where.split(".")[-1], known))
+        return Problem(
+            where, detail["input"], f"no such key (accepted: {', '.join(known)})", closest(where.split(".")[-1], known)
+        )
     if detail["input"] == "???":
         return Problem(where, "???", "must be given a value")
     guess = None
     if detail["type"] == "literal_error":
         guess = closest(detail["input"], re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
     value = None if detail["type"] == "missing" else detail["input"]
-    return Problem(where, value, detail["msg"].replace("Input should be", "should be").replace("Field required", "must be given"), guess)
+    return Problem(
+        where,
+        value,
+        detail["msg"].replace("Input should be", "should be").replace("Field required", "must be given"),
+        guess,
+    )
 
 
 def _check_study(config: Config) -> list[Problem]:

@@ -25,6 +25,12 @@ _LAYER_NAMES = {
 }
 _TRANSPOSED = ("attention.qkv", "attention.out", "mlp.fc", "mlp.out")
 """Hugging Face's Conv1D holds its weight as (in, out)."""
+_FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+"""Settings of a Hugging Face GPT-2 that change what it computes, at the values our GPT has."""
 
 
 def from_hf(source: GPT2LMHeadModel, config: Config) -> GPT:
@@ -35,15 +41,15 @@ def from_hf(source: GPT2LMHeadModel, config: Config) -> GPT:
     problems = _unlike(source.config, config)
     if problems:
         raise UsageError(problems)
-    model = GPT(config, source.config.vocab_size)
+    model = GPT(config, source.config.vocab_size).to(next(source.parameters()).dtype)
     theirs = source.state_dict()
     ours = {}
-    for name, parameter in model.state_dict().items():
+    for name in model.state_dict():
         their_name, transposed = _their_name(name)
         value = theirs[their_name]
-        ours[name] = (value.T if transposed else value).to(parameter.dtype)
+        ours[name] = value.T if transposed else value
     model.load_state_dict(ours)
-    return model.to(next(source.parameters()).dtype)
+    return model
 
 
 def to_hf(model: GPT) -> GPT2LMHeadModel:
@@ -53,7 +59,7 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    first = model.layers[0]
+    first: Any = model.layers[0]
     if type(first) is not PreNorm:
         raise UsageError([Problem("norm", type(first).__name__, "pre: GPT-2 has no other placement")])
     vocab_size, d_model = model.token_embedding.weight.shape
@@ -64,7 +70,7 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
         n_embd=d_model,
         n_layer=len(model.layers),
         n_head=model.n_head,
-        n_inner=first.mlp.fc.out_features,
+        n_inner=model.state_dict()["layers.0.mlp.fc.weight"].shape[0],
         activation_function="gelu_new",
         resid_pdrop=dropout,
         embd_pdrop=dropout,
@@ -72,7 +78,8 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
         layer_norm_epsilon=first.norm1.eps,
         tie_word_embeddings=model.head.weight is model.token_embedding.weight,
     )
-    target = GPT2LMHeadModel(shape).to(model.head.weight.dtype)
+    target: Any = GPT2LMHeadModel(shape)
+    target.to(model.head.weight.dtype)
     theirs: dict[str, Tensor] = {
         name: torch.zeros_like(value) for name, value in target.state_dict().items() if name.endswith("c_attn.bias")
     }
@@ -114,10 +121,16 @@ def _unlike(theirs: Any, config: Config) -> list[Problem]:
         "model.context_length": (model.context_length, theirs.n_positions),
         "model.qkv_bias": (model.qkv_bias, True),
         "model.tie_weights": (model.tie_weights, theirs.tie_word_embeddings),
+        "norm.eps": (config.axes["norm"].node().get("eps", 1e-5), theirs.layer_norm_epsilon),
     }
-    problems = [Problem(key, ours, f"{there}, as in the model to convert") for key, (ours, there) in expected.items() if ours != there]
+    problems = [
+        Problem(key, ours, f"{there}, as in the model to convert")
+        for key, (ours, there) in expected.items()
+        if ours != there
+    ]
+    for setting, ours in _FIXED.items():
+        if (there := getattr(theirs, setting)) != ours:
+            problems.append(Problem(setting, there, f"{ours}: there is nothing else here"))
     if theirs.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
         problems.append(Problem("activation_function", theirs.activation_function, "gelu_new, the tanh form"))
     return problems
-
-

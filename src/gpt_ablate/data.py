@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from . import rng, tokenizer
-from .config import Config, DataConfig
+from .config import Config
 from .registry import Problem, UsageError
 
 Tokens: TypeAlias = npt.NDArray[np.uint16]
 
+_PART = 1 << 20
+
 VERDICT_FILE = "the-verdict.txt"
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
-VERDICT_URL = (
-    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
-)
+VERDICT_URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Split:
 
     def unigram_entropy(self) -> float:
         """Entropy of the token frequencies in nats: the loss of a model that knows nothing else."""
-        counts = np.bincount(self.tokens)
+        counts = np.zeros(1 << 16, dtype=np.int64)
+        for start in range(0, len(self.tokens), _PART):  # a part at a time: the whole may not fit in memory
+            counts += np.bincount(self.tokens[start : start + _PART], minlength=1 << 16)
         p = counts[counts > 0] / len(self.tokens)
         return float(-(p * np.log(p)).sum())
 
@@ -193,8 +195,8 @@ def _token_files(folder: str | None) -> tuple[Tokens, Tokens, str]:
         except OSError as error:
             allowed = f"a file that can be read ({error.strerror})"
             raise UsageError([Problem("data.dir", str(path), allowed)]) from error
-        for start in range(0, len(tokens), 1 << 24):
-            part = tokens[start : start + (1 << 24)]
+        for start in range(0, len(tokens), _PART):
+            part = tokens[start : start + _PART]
             if (highest := int(part.max())) >= tokenizer.VOCAB_SIZE:
                 allowed = f"tokens below {tokenizer.VOCAB_SIZE}, found {highest}"
                 raise UsageError([Problem("data.dir", str(path), allowed)])

@@ -14,9 +14,7 @@ from .model import GPT
 
 
 @torch.inference_mode()
-def generate(
-    model: GPT, prompt: list[int], settings: SamplingConfig, generator: torch.Generator
-) -> Iterator[int]:
+def generate(model: GPT, prompt: list[int], settings: SamplingConfig, generator: torch.Generator) -> Iterator[int]:
     """Up to `settings.max_new_tokens` token ids after `prompt`, drawn in evaluation mode.
 
     The model sees the last T tokens: of a longer prompt the beginning is dropped, and

@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from . import rng
 from .registry import Registry
 
-Init = Callable[[Tensor, nn.Module, str, int, torch.Generator], None]
+Init = Callable[..., None]
 """Fill (parameter, the module that holds it, its logical name, n_layer, generator) in place."""
 
 inits: Registry[Init] = Registry("init")
 
 
 @inits.register("torch")
-def torch_default(
-    parameter: Tensor, module: nn.Module, name: str, n_layer: int, generator: torch.Generator
-) -> None:
+def torch_default(parameter: Tensor, module: nn.Module, name: str, n_layer: int, generator: torch.Generator) -> None:
     """PyTorch's defaults: `nn.Linear` U(-1/sqrt(fan_in), 1/sqrt(fan_in)), `nn.Embedding` N(0, 1)."""
     if isinstance(module, nn.Linear):
         bound = 1 / math.sqrt(module.in_features)

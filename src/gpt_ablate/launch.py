@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
@@ -32,7 +33,7 @@ from rich.console import Console
 from . import registry, results
 from .config import Config, flatten, resolve
 from .registry import Problem, UsageError, closest
-from .runs import RunDirectory
+from .runs import RunDirectory, find
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -96,7 +97,7 @@ def _train_with_hydra(composed: DictConfig) -> None:
     from . import training
 
     console = Console()
-    hydra_config = HydraConfig.get()
+    hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
     if hydra_config.job.get("num") is not None:
         console.rule(f"{path.parent.name}/{path.name}", style="dim")
@@ -135,7 +136,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
             return Plan([*sys.argv[1:], _pinned("run.dir", run.directory.path)], [run], run.directory.path)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
-            hydra_context=HydraContext(config_loader=loader, callbacks=None), task_function=None, config=master
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
+            task_function=_train_with_hydra,
+            config=master,
         )
         root = Path(_select(master, "sweep.dir")).absolute()
         if not isinstance(sweeper, BasicSweeper):
@@ -166,9 +169,11 @@ def _pinned(key: str, path: Path) -> str:
 
 def _swept_keys(overrides: list[Override]) -> Iterator[str]:
     """The keys that take several values, less those that the folders name anyway."""
+    axes = registry.axis_names()
+    named = {"seed", *axes, *(f"{axis}.name" for axis in axes)}
     for override in overrides:
         key = override.key_or_group
-        if override.is_sweep_override() and key not in ("seed", *registry.axis_names()):
+        if override.is_sweep_override() and key not in named:
             yield key
 
 
@@ -216,7 +221,7 @@ def _differing(one: Config, other: Config) -> list[str]:
 
 def _conclude(plan: Plan, console: Console) -> int:
     """Show what there is on disk now; the exit code."""
-    directories = [run.directory for run in plan.runs] or list(results.find(plan.root))
+    directories = [run.directory for run in plan.runs] or list(find(plan.root))
     results.print_summary(directories, plan.root, console)
     return 0 if all(results.status(directory) == "done" for directory in directories) else 1
 
@@ -254,7 +259,9 @@ def _composition_problem(error: Exception, overrides: list[str]) -> Problem:
         near = closest(key, known)
         return Problem(key, given.get(key), "no such key (all of them: --help)", near)
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", message):
-        return Problem(found[1], found[2], f"one value, or --multirun for each of them, or {found[1]}=[{found[2]}] for a list")
+        return Problem(
+            found[1], found[2], f"one value, or --multirun for each of them, or {found[1]}=[{found[2]}] for a list"
+        )
     return Problem("config", " ".join(overrides), " ".join(message.split()))
 
 
@@ -263,7 +270,7 @@ def _known_keys() -> list[str]:
         composed = composer.config_loader.load_configuration("config", [], RunMode.RUN)
     plain = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(plain, dict)
-    return [key for key in flatten({str(k): v for k, v in plain.items() if k != "hydra"})]
+    return list(flatten({str(k): v for k, v in plain.items() if k != "hydra"}))
 
 
 def _cell_folder(*, _root_: DictConfig) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,8 +27,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        out: Tensor = self.out(F.gelu(self.fc(x), approximate="tanh"))
-        return out
+        return self.out(F.gelu(self.fc(x), approximate="tanh"))
 
 
 class GPT(nn.Module):
@@ -71,8 +72,7 @@ class GPT(nn.Module):
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         for i, layer in enumerate(self.layers):
             x = layer(x, cache[i] if cache else None)
-        logits: Tensor = self.head(self.final_norm(x))
-        return logits
+        return self.head(self.final_norm(x))
 
     def new_cache(self, batch: int) -> list[LayerCache]:
         """An empty key-value cache for `batch` sequences of up to the context length."""
@@ -85,7 +85,9 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def loss_per_token(model: nn.Module, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+def loss_per_token(
+    model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, reduction: str = "mean"
+) -> Tensor:
     """Cross-entropy of (B, T) targets in nats, reduced over all tokens."""
     logits = model(inputs)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .runs import RunDirectory, find
-
-__all__ = ["find", "print_summary", "row", "status"]
+from .runs import RunDirectory
 
 
 def status(directory: RunDirectory) -> str:
@@ -65,7 +62,8 @@ def print_summary(directories: Sequence[RunDirectory], root: Path, console: Cons
     rows = [row(directory) for directory in recorded]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("cell", "seed", "status", "train", "eval\ntrain", "eval\nval", "tokens/s", "memory", "time"):
-        table.add_column(title, justify="left" if title in ("cell", "status") else "right", no_wrap=True)
+        named = title in ("cell", "status")
+        table.add_column(title, justify="left" if named else "right", no_wrap=title != "cell", overflow="fold")
     for each in rows:
         table.add_row(
             each["cell"],
@@ -77,7 +75,9 @@ def print_summary(directories: Sequence[RunDirectory], root: Path, console: Cons
             _number(each["wall_time"], ".0f", 1, " s"),
         )
     console.print()
-    console.print(table, width=None if console.is_terminal else 160)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)  # a log is not cut to the width of a screen
+    console.print(table)
     console.print()
     for line in _notes(rows, len(directories) - len(recorded), root):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -88,8 +88,8 @@ def _notes(rows: list[dict[str, Any]], missing: int, root: Path) -> Iterable[str
         yield f"Not started: {missing}"
     if rows:
         entropies = sorted({f"{each['unigram_entropy']:.3f}" for each in rows})
-        yield "Losses in nats per token. train: mean of the last epoch's batches; eval: both splits at the end, no dropout."
-        yield f"A model of token frequencies alone has {' or '.join(entropies)} (unigram entropy of the training split)."
+        yield "Losses in nats per token; train: mean of the last epoch's batches, eval: whole splits, no dropout."
+        yield f"A model of token frequencies alone has {' or '.join(entropies)}: the training split's unigram entropy."
     shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
     yield f"Records, samples and weights: {shown}"
     yield f"Curves and samples: tensorboard --logdir {shlex.quote(str(shown))} --samples_per_plugin text=1000"
@@ -97,8 +97,3 @@ def _notes(rows: list[dict[str, Any]], missing: int, root: Path) -> Iterable[str
 
 def _number(value: float | None, form: str, unit: float = 1, suffix: str = "") -> str:
     return "-" if value is None else format(value / unit, form) + suffix
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation where there are two values or more."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

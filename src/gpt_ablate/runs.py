@@ -95,7 +95,7 @@ class RunDirectory:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """"key: old there, new here" for every key whose value differs."""
+    """ "key: old there, new here" for every key whose value differs."""
     return [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
         for key in sorted(old.keys() | new.keys())
@@ -170,7 +170,7 @@ def git_commit() -> str | None:
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
     try:
         if not git("ls-files", "--", __file__):

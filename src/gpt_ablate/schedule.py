@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .registry import Registry
 
-Schedule = Callable[[int, int], float]
+Schedule = Callable[..., float]
 """(step, total steps), step counted from 1 -> factor in [0, 1]."""
 
 schedules: Registry[Schedule] = Registry("schedule")

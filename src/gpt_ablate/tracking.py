@@ -33,7 +33,7 @@ class Tracker:
         self._start = datetime.fromisoformat(start).timestamp()
         for events in directory.path.glob("events.out.tfevents.*"):
             events.unlink()
-        self._writer = SummaryWriter(str(directory.path))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(directory.path))
         self.history = _kept(directory.metrics_file, step)
         for line in self.history:
             self._show_metrics(line)
@@ -57,11 +57,11 @@ class Tracker:
         """Show the run's hyperparameters with its final metrics, in the run's own directory."""
         from torch.utils.tensorboard.summary import hparams
 
-        file_writer = self._writer._get_file_writer()  # type: ignore[no-untyped-call]
-        for summary in hparams(dict(values), dict(metrics)):  # type: ignore[no-untyped-call]
+        file_writer = self._writer._get_file_writer()
+        for summary in hparams(dict(values), dict(metrics)):
             file_writer.add_summary(summary)
         for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(tag, value)
 
     def __enter__(self) -> Tracker:
         return self
@@ -73,17 +73,17 @@ class Tracker:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
     def _show_metrics(self, line: Mapping[str, Any]) -> None:
         when = self._start + line["wall_time"]
         for key, value in line.items():
             if key not in _NOT_SCALARS:
-                self._writer.add_scalar(_TAGS.get(key, key), value, line["step"], when)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(_TAGS.get(key, key), value, line["step"], when)
 
     def _show_sample(self, line: Mapping[str, Any]) -> None:
         text = f"**{line['prompt']}**{line['text']}".replace("\n", "\n\n")
-        self._writer.add_text("samples", text, line["step"], self._start + line["wall_time"])  # type: ignore[no-untyped-call]
+        self._writer.add_text("samples", text, line["step"], self._start + line["wall_time"])
 
 
 def _append(file: IO[str], line: Mapping[str, Any]) -> None:

@@ -83,9 +83,7 @@ def run(config: Config, path: Path, overrides: list[str], console: Console) -> d
 class Trainer:
     """One run: model, optimiser, data and record."""
 
-    def __init__(
-        self, config: Config, corpus: Corpus, directory: RunDirectory, start: str, console: Console
-    ) -> None:
+    def __init__(self, config: Config, corpus: Corpus, directory: RunDirectory, start: str, console: Console) -> None:
         self.config, self.corpus, self.directory, self.console = config, corpus, directory, console
         self.settings = config.trainer
         self.device = devices.pick(config.trainer.device)
@@ -172,7 +170,7 @@ class Trainer:
             with self._autocast():
                 part = loss_per_token(self.forward, *self.corpus.train.batch(windows, self.device))
             part = part / self.settings.accumulate
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.item()
         if not math.isfinite(loss):
             raise Diverged(step, f"the loss is {loss}")
@@ -261,7 +259,8 @@ class Trainer:
         seconds = [self.tokens_per_step / line["tokens_per_second"] for line in history]
         final = {"train/loss": history[-1]["train/loss"]} if history else {}
         for key in ("train/epoch_loss", "eval/train_loss", "eval/val_loss"):
-            final |= {key: line[key] for line in self.tracker.history if key in line}
+            values = [line[key] for line in self.tracker.history if key in line]
+            final |= {key: values[-1]} if values else {}
         flops = flops_per_token(self.model)
         return {
             "schema_version": runs.SCHEMA_VERSION,
@@ -317,21 +316,22 @@ def _hparams(config: Config) -> dict[str, bool | str | float]:
 def _deterministic() -> Iterator[None]:
     """Ask torch for algorithms that give the same bits every time."""
     before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        settings.fill_uninitialized_memory = fill
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to; a second signal acts as it does without us."""
     received: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}
 
     def note(number: int, _: object) -> None:
         received.append(number)
@@ -339,8 +339,8 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, note)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, note)
     except ValueError:  # not the main thread: there, signals are the caller's
         pass
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..registry import Registry
+from gpt_ablate.registry import Registry
 
 attentions: Registry[type[CausalSelfAttention]] = Registry("attention")
 
@@ -77,8 +77,7 @@ class LoopedAttention(CausalSelfAttention):
             heads.append(self.attend(q, k, v))
         if cache is not None:
             cache.advance(x.shape[1])
-        out: Tensor = self.out(torch.cat(heads, dim=-1))
-        return out
+        return self.out(torch.cat(heads, dim=-1))
 
 
 @attentions.register("parallel")
@@ -94,5 +93,4 @@ class ParallelAttention(CausalSelfAttention):
             k, v = cache.extend(slice(None), k, v)
             cache.advance(tokens)
         heads = self.attend(q, k, v)
-        out: Tensor = self.out(heads.transpose(1, 2).reshape(batch, tokens, d_model))
-        return out
+        return self.out(heads.transpose(1, 2).reshape(batch, tokens, d_model))

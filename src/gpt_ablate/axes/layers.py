@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ..registry import Registry
+from gpt_ablate.registry import Registry
 
 MakeLayer = Callable[[int], nn.Module]
 """Construct and initialise layer i."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..registry import Registry
-from .attention import LayerCache
+from gpt_ablate.axes.attention import LayerCache
+from gpt_ablate.registry import Registry
 
 norms: Registry[type[Block]] = Registry("norm")
 
@@ -49,8 +49,7 @@ class PostNorm(Block):
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = self.norm1(x + self.dropout(self.attention(x, cache)))
-        out: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
-        return out
+        return self.norm2(x + self.dropout(self.mlp(x)))
 
     def closing_norm(self) -> nn.Module:
         """Nothing: the last block already ends with a norm."""

@@ -1,0 +1,212 @@
+"""The commands as a user types them. Most run in this process: importing torch anew takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_training import small_run
+
+from gpt_ablate import launch, sample
+from gpt_ablate.config import Config
+from gpt_ablate.runs import RunDirectory
+
+BROKEN = """
+from gpt_ablate.axes.norm import PreNorm, norms
+
+
+@norms.register("broken")
+class Broken(PreNorm):
+    def __init__(self, *parts, eps: float = 1e-5):
+        raise RuntimeError("no such luck")
+"""
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """`python -m gpt_ablate.train`, in this process and an own folder: exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    small = [*small_run(tmp_path), "model=micro", "trainer.device=cpu", "trainer.max_steps=2"]
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        flags = [argument for argument in arguments if argument.startswith("--")]
+        keys = [argument for argument in arguments if argument not in flags]
+        monkeypatch.setattr("sys.argv", ["train", *flags, *small, "sampling.max_new_tokens=3", *keys])
+        with pytest.raises(SystemExit) as stop:
+            launch.main()
+        told = capfd.readouterr()
+        return int(stop.value.code or 0), told.out, told.err
+
+    return command
+
+
+def records(root: Path) -> dict[Path, tuple[bytes, int]]:
+    return {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in root.rglob("*") if file.is_file()}
+
+
+def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, tmp_path: Path) -> None:
+    arguments = ("--multirun", "norm=pre,post", "attention=looped", "seed=1")
+    code, told, _ = train(*arguments)
+    assert code == 0
+    for norm in ("pre", "post"):
+        directory = RunDirectory(tmp_path / f"outputs/sweep/{norm}-fresh-looped/seed_1")
+        found = {path.relative_to(directory.path).as_posix() for path in directory.path.rglob("*") if path.is_file()}
+        expected = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
+        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+        expected |= {"checkpoint/final/model.safetensors", "checkpoint/final/state.json"}
+        (events,) = found - expected
+        assert events.startswith("events.out.tfevents.")
+        assert expected <= found
+        assert directory.record()["status"] == directory.result()["status"] == "done"
+        assert f"norm={norm}" in (directory.path / ".hydra/overrides.yaml").read_text()
+        assert f"{norm}-fresh-looped" in told
+        assert f"{directory.result()['final']['eval/val_loss']:.4f}" in told
+    assert "tensorboard --logdir outputs/sweep" in told
+    cells = [tmp_path / f"outputs/sweep/{norm}-fresh-looped" for norm in ("pre", "post")]
+    before = [records(cell) for cell in cells]  # multirun.yaml beside them is Hydra's note of the last launch
+    code, told, _ = train(*arguments)
+    assert code == 0
+    assert told.count("finished already") == 2
+    assert [records(cell) for cell in cells] == before
+
+
+def test_a_cell_that_fails_leaves_the_others_running(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt_ablate.axes.norm import norms
+
+    (tmp_path / "broken_norm.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(norms, "builders", dict(norms.builders))
+    try:
+        code, _, told = train("--multirun", "plugins=[broken_norm]", "norm.name=broken,pre")
+    finally:
+        sys.modules.pop("broken_norm", None)
+    assert code == 1
+    assert "RuntimeError: no such luck" in told
+    found = [json.loads(file.read_text()) for file in tmp_path.rglob("run.json")]
+    assert {run["axes"]["norm"]: run["status"] for run in found} == {"broken": "failed", "pre": "done"}
+    assert all(("no such luck" in (run["error"] or "")) == (run["status"] == "failed") for run in found)
+
+
+def test_another_config_in_the_place_of_a_run_is_refused(train: Command, tmp_path: Path) -> None:
+    assert train("hydra.run.dir=here")[0] == 0
+    before = records(tmp_path)
+    code, told, error = train("hydra.run.dir=here", "optimizer.lr=1e-3")
+    assert (code, told) == (2, "")
+    assert "optimizer.lr: 0.0004 there, 0.001 here" in error
+    assert records(tmp_path) == before
+
+
+def test_restart_records_the_config_it_ran(train: Command, tmp_path: Path) -> None:
+    assert train("hydra.run.dir=here")[0] == 0
+    assert train("hydra.run.dir=here", "optimizer.lr=1e-3", "trainer.resume=restart")[0] == 0
+    assert RunDirectory(tmp_path / "here").record()["config"]["optimizer"]["lr"] == 1e-3
+    assert "optimizer.lr=1e-3" in (tmp_path / "here/.hydra/overrides.yaml").read_text()
+
+
+def test_sample_prints_prompt_and_text(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train("hydra.run.dir=here", "model.context_length=8")[0] == 0
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["sample", *arguments])
+        code = 0
+        try:
+            sample.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    prompt = "a = 'b', ${c} [d]"
+    first = command("here", "--prompt", prompt, "--max-new-tokens", "5", "--num-samples", "2")
+    assert first[0] == 0
+    assert first[1].startswith(prompt)
+    assert first[1].count(prompt) == 2
+    assert "left out" in first[2]
+    assert command("here", "--prompt", prompt, "--max-new-tokens", "5", "--num-samples", "2") == first
+    assert command("here", "--seed", "1")[1] != command("here")[1]
+    greedy = [command("here", "--temperature", "0", "--seed", seed)[1] for seed in "01"]
+    assert greedy[0] == greedy[1]
+    assert greedy[0].startswith("Every effort moves you")
+    for bad, key in (
+        (("here", "--temperature", "-1"), "--temperature"),
+        (("here", "--top-p", "2"), "--top-p"),
+        (("here", "--top-k", "0"), "--top-k"),
+        (("here", "--prompt", ""), "--prompt"),
+        (("here", "--num-samples", "0"), "--num-samples"),
+        (("here", "--max-new-tokens", "few"), "--max-new-tokens"),
+        (("nowhere",), "nowhere"),
+        ((str(tmp_path),), "here"),
+    ):
+        code, told, error = command(*bad)
+        assert (code, told) == (2, ""), bad
+        assert key in error
+        assert "Traceback" not in error
+
+
+def test_help_and_cfg_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        "for flags in (['--help'], ['norm=post', '--cfg', 'job']):\n"
+        "    sys.argv[1:] = flags\n"
+        "    try:\n"
+        "        runpy.run_module('gpt_ablate.train', run_name='__main__', alter_sys=True)\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for group in (
+        "attention: looped, parallel",
+        "layers: clone, fresh",
+        "norm: post, pre",
+        "schedule: constant, cosine, warmup",
+    ):
+        assert group in done.stdout
+    assert "name: post" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_saves_and_the_command_it_prints_finishes(
+    tmp_path: Path, train: Command, configure: Callable[..., Config]
+) -> None:
+    arguments = ["-m", "gpt_ablate.train", *small_run(tmp_path), "model=micro", "trainer.device=cpu"]
+    arguments += ["trainer.max_epochs=4", "trainer.sample_every=0", "trainer.eval_every=0", "study=a b"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not any(len(file.read_bytes().splitlines()) > 3 for file in tmp_path.rglob("metrics.jsonl")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        _, error = process.communicate()
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    (run,) = tmp_path.glob("outputs/a b/*")
+    directory = RunDirectory(run)
+    assert not directory.finished()
+    steps = directory.metrics()[-1]["step"]
+    command = shlex.split(error.partition("To go on: ")[2])
+    assert command[:3] == ["python", "-m", "gpt_ablate.train"]
+    done = subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step {steps}" in done.stdout
+    assert [line["step"] for line in directory.metrics()] == list(range(25))
+    assert directory.result()["status"] == "done"

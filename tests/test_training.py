@@ -1,0 +1,189 @@
+"""The training loop against a plain one, and what it leaves behind when it does not come to its end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch.nn import functional as F
+
+from gpt_ablate import checkpoint, data, tokenizer, training
+from gpt_ablate.config import Config
+from gpt_ablate.model import GPT
+from gpt_ablate.runs import RunDirectory
+
+TIMES = ("wall_time", "tokens_per_second")
+VARIANTS = list(itertools.product(("pre", "post"), ("fresh", "clone"), ("looped", "parallel")))
+TEXT = " ".join(f"The {i}th of {i * i} sheep said {'baa' if i % 3 else 'no'}." for i in range(23))
+
+
+def small_run(folder: Path) -> list[str]:
+    """Overrides for 16-token windows of a text, written into `folder`: 6 steps an epoch, one epoch."""
+    (folder / "text.txt").write_text(TEXT)
+    sizes = ["data=text", f"data.path={folder}/text.txt", "data.batch_size=2", "model.d_model=16"]
+    return [*sizes, "model.context_length=16", "trainer.max_epochs=1", "trainer.eval_every=0"]
+
+
+@pytest.fixture
+def small(tmp_path: Path, configure: Callable[..., Config]) -> Callable[..., Config]:
+    """A small config with the given overrides."""
+    fixed = [*small_run(tmp_path), "sampling.max_new_tokens=3"]
+    return lambda *overrides: configure(*fixed, *overrides)
+
+
+def train(config: Config, path: Path) -> RunDirectory:
+    training.run(config, path, [], Console(quiet=True))
+    return RunDirectory(path)
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records less what no two runs share."""
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def losses(directory: RunDirectory) -> list[float]:
+    return [line["train/loss"] for line in directory.metrics() if "train/loss" in line]
+
+
+def plain_losses(config: Config) -> tuple[list[float], list[float]]:
+    """Losses and gradient norms of a loop written anew, on the same model and batches."""
+    model, corpus = GPT(config), data.load(config)
+    lr, warmup = config.optimizer.lr, getattr(config.schedule, "warmup_steps", 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=config.optimizer.weight_decay)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / max(1, warmup)))
+    found: tuple[list[float], list[float]] = ([], [])
+    for windows in corpus.train.order(config.seed, 1).split(config.data.batch_size):
+        x, y = corpus.train.batch(windows, torch.device("cpu"))
+        loss = -model(x).log_softmax(-1).gather(-1, y[..., None]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.grad_clip or float("inf"))
+        optimizer.step()
+        rate.step()
+        found[0].append(loss.item())
+        found[1].append(norm.item())
+    return found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "norm=pre",
+        "norm=post optimizer.weight_decay=0",
+        "trainer.accumulate=2 schedule=warmup schedule.warmup_steps=4",
+        "trainer.grad_clip=0.05",
+    ],
+)
+def test_losses_are_those_of_a_plain_loop(overrides: str, small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("optimizer.lr=1e-2", "data.batch_size=4", *overrides.split())
+    directory = train(config, tmp_path / "run")
+    expected, norms_expected = plain_losses(config)
+    steps = directory.result()["step"]
+    assert steps == len(data.load(config).train.order(0, 1)) // 4
+    assert losses(directory) == pytest.approx(expected[:steps], rel=1e-4)
+    recorded = [line["grad_norm"] for line in directory.metrics() if "grad_norm" in line]
+    assert recorded == pytest.approx(norms_expected[:steps], rel=1e-3)
+
+
+def test_clipping_limits_the_gradient_of_the_update(
+    small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *args: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        seen.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    directory = train(small("trainer.grad_clip=0.25", "trainer.max_steps=2"), tmp_path / "run")
+    assert seen == pytest.approx([0.25, 0.25], rel=1e-3)
+    assert all(line["grad_norm"] > 0.5 for line in directory.metrics() if "grad_norm" in line)
+
+
+def test_same_config_same_bits(small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("model.dropout=0.1", "trainer.eval_every=2", "trainer.sample_every=3")
+    first, second = (train(config, tmp_path / name) for name in "ab")
+    assert timeless(first.metrics()) == timeless(second.metrics())
+    assert timeless(first.samples()) == timeless(second.samples())
+    assert len(first.samples()) == 2
+    other = train(config.model_copy(update={"seed": 7}), tmp_path / "c")
+    assert losses(other) != losses(first)
+
+
+def test_watching_more_often_changes_no_step(small: Callable[..., Config], tmp_path: Path) -> None:
+    rare = train(small("model.dropout=0.1", "trainer.sample_every=0"), tmp_path / "rare")
+    often = train(
+        small("model.dropout=0.1", "trainer.eval_every=1", "trainer.sample_every=1", "trainer.checkpoint_every=1"),
+        tmp_path / "often",
+    )
+    assert losses(rare) == losses(often)
+    assert rare.samples() == []
+    assert [line["step"] for line in often.samples()] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in often.metrics() if "eval/val_loss" in line] == [0, 1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in rare.metrics() if "eval/val_loss" in line] == [0, 6]
+
+
+def test_bfloat16_autocast_is_near_float32(small: Callable[..., Config], tmp_path: Path) -> None:
+    exact = train(small("trainer.max_steps=2"), tmp_path / "float32")
+    rough = train(small("trainer.max_steps=2", "trainer.dtype=bfloat16"), tmp_path / "bfloat16")
+    assert losses(rough) != losses(exact)
+    assert losses(rough) == pytest.approx(losses(exact), abs=0.1)
+    model, _ = checkpoint.load_trained(rough)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "limit", "steps"), [("2", "null", 12), ("null", "2", 2), ("1", "4", 4), ("1", "99", 6)]
+)
+def test_length_and_epoch_means(
+    epochs: str, limit: str, steps: int, small: Callable[..., Config], tmp_path: Path
+) -> None:
+    overrides = (f"trainer.max_epochs={epochs}", f"trainer.max_steps={limit}", "trainer.sample_every=0")
+    directory = train(small(*overrides, "trainer.eval_every=null"), tmp_path / "run")
+    lines = directory.metrics()
+    assert [line["step"] for line in lines] == list(range(steps + 1))
+    assert [line["epoch"] for line in lines] == [0, *(1 + i // 6 for i in range(steps))]
+    assert [line["tokens"] for line in lines] == [32 * step for step in range(steps + 1)]
+    ends = [step for step in range(1, steps + 1) if step % 6 == 0 or step == steps]
+    assert [line["step"] for line in lines if "train/epoch_loss" in line] == ends
+    assert [line["step"] for line in lines if "eval/val_loss" in line] == [0, *ends]
+    for line in lines:
+        if "train/epoch_loss" in line:
+            epoch = [other["train/loss"] for other in lines[1:] if other["epoch"] == line["epoch"]]
+            assert line["train/epoch_loss"] == pytest.approx(sum(epoch) / len(epoch), rel=1e-12)
+
+
+def test_the_result_is_over_the_whole_of_both_splits(small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("model.dropout=0.5", "trainer.max_steps=2", "data.stride=4", "trainer.eval_batches=1")
+    directory = train(config, tmp_path / "run")
+    result = directory.result()
+    model, loaded = checkpoint.load_trained(directory)
+    assert loaded == config
+    cut = int(0.9 * len(TEXT))
+    for split, text in (("train", TEXT[:cut]), ("val", TEXT[cut:])):
+        ids = torch.tensor(tokenizer.encode(text))
+        rows = (len(ids) - 1) // 16
+        x, y = ids[: rows * 16].view(rows, 16), ids[1 : rows * 16 + 1]
+        with torch.inference_mode():
+            expected = F.cross_entropy(model(x).flatten(0, 1), y).item()
+        assert result["final"][f"eval/{split}_loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["final"]["train/loss"] == losses(directory)[-1]
+
+
+def test_the_result_tells_what_it_cost(small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("trainer.max_steps=1")
+    result = train(config, tmp_path / "run").result()
+    d, hidden, layers, context, vocabulary = 16, 64, config.model.n_layer, 16, 50257
+    products = layers * (4 * d * d + 2 * d * hidden) + d * vocabulary
+    assert result["flops_per_token"] == 3 * (2 * products + layers * 4 * context * d)
+    assert result["parameters"] == GPT(config).n_parameters()
+    assert result["peak_rss_bytes"] > 4 * 4 * result["parameters"]
+    assert result["tokens"] == 32
+    assert result["tokens_per_second"] > 0
