@@ -18,7 +18,6 @@ $(READY): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/python -m gpt_ablate.train --multirun experiment=demo $(ARGS)
-	$(BIN)/python -m gpt_ablate.report outputs/demo-mini
 
 train: install
 	$(BIN)/python -m gpt_ablate.train norm=pre layers=fresh $(ARGS)

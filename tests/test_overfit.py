@@ -17,7 +17,7 @@ from gpt_ablate.runs import RunDirectory
 from gpt_ablate.tokenizer import encode, gpt2
 
 VARIANTS = list(itertools.product(("pre", "post"), ("fresh", "clone"), ("looped", "parallel")))
-RECIPE = ["optimizer.lr=5e-3", "schedule=cosine", "schedule.warmup_steps=10", "trainer.max_steps=150"]
+RECIPE = ["optimizer.lr=8e-3", "schedule=warmup", "schedule.warmup_steps=10", "trainer.max_steps=100"]
 
 
 @pytest.mark.slow

@@ -216,7 +216,9 @@ def _problem(detail: Any) -> Problem:
     """One of pydantic's error details in our form."""
     where = ".".join(str(part) for part in detail["loc"] if part not in ("axes", "str") and "[" not in str(part))
     if detail["type"] == "extra_forbidden":
-        section = Config.model_fields[str(detail["loc"][0])].annotation if len(detail["loc"]) > 1 else Config
+        section: Any = Config
+        if len(detail["loc"]) > 1:
+            section = Config.model_fields[detail["loc"][0]].annotation
         known = list(getattr(section, "model_fields", {}))
         return Problem(
             where, detail["input"], f"no such key (accepted: {', '.join(known)})", closest(where.split(".")[-1], known)

@@ -58,6 +58,7 @@ class Plan:
     arguments: list[str]
     runs: list[PlannedRun]
     root: Path
+    multirun: bool
 
 
 def main() -> None:
@@ -133,7 +134,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             composed = loader.load_configuration(name, overrides, RunMode.RUN)
             run = _planned(composed, "run.dir")
             _check([run])
-            return Plan([*sys.argv[1:], _pinned("run.dir", run.directory.path)], [run], run.directory.path)
+            return Plan([*sys.argv[1:], _pinned("run.dir", run.directory.path)], [run], run.directory.path, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
         sweeper = Plugins.instance().instantiate_sweeper(
             hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
@@ -142,7 +143,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         )
         root = Path(_select(master, "sweep.dir")).absolute()
         if not isinstance(sweeper, BasicSweeper):
-            return Plan([*sys.argv[1:], _pinned("sweep.dir", root)], [], root)
+            return Plan([*sys.argv[1:], _pinned("sweep.dir", root)], [], root, True)
         task = list(master.hydra.overrides.task)
         given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeper._parse_config(), *task])
         keys = sorted({*(str(key) for key in master.cell_keys), *_swept_keys(given)})
@@ -158,7 +159,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if problems:
             raise UsageError(problems)
         _check(runs)
-        return Plan([*sys.argv[1:], addition, _pinned("sweep.dir", root)], runs, root)
+        return Plan([*sys.argv[1:], addition, _pinned("sweep.dir", root)], runs, root, True)
 
 
 def _pinned(key: str, path: Path) -> str:
@@ -220,9 +221,15 @@ def _differing(one: Config, other: Config) -> list[str]:
 
 
 def _conclude(plan: Plan, console: Console) -> int:
-    """Show what there is on disk now; the exit code."""
+    """Show what there is on disk now, for a multirun as its study's report; the exit code."""
     directories = [run.directory for run in plan.runs] or list(find(plan.root))
-    results.print_summary(directories, plan.root, console)
+    recorded = [directory for directory in directories if directory.run_file.exists()]
+    if plan.multirun and any(directory.finished() for directory in find(plan.root)):
+        from . import report
+
+        report.write(plan.root, plan.root, console, len(directories) - len(recorded))
+    else:
+        results.print_summary(recorded, plan.root, console, len(directories) - len(recorded))
     return 0 if all(results.status(directory) == "done" for directory in directories) else 1
 
 

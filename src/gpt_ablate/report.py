@@ -28,14 +28,18 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="where to write (default: the study's folder)")
     args = parser.parse_args()
     try:
-        _report(args.study, args.to or args.study, Console())
+        write(args.study, args.to or args.study, Console())
     except UsageError as error:
         for problem in error.problems:
             print(f"gpt_ablate: {problem}", file=sys.stderr)
         sys.exit(2)
 
 
-def _report(study: Path, target: Path, console: Console) -> None:
+def write(study: Path, target: Path, console: Console, not_started: int = 0) -> None:
+    """Write the report on the runs below `study` into `target`, and show samples, table and findings.
+
+    Raises UsageError if no run is finished.
+    """
     runs = list(find(study))
     finished = [run for run in runs if run.finished()]
     if not finished:
@@ -50,14 +54,11 @@ def _report(study: Path, target: Path, console: Console) -> None:
     _figure(finished, figures)
     (target / "report.md").write_text("\n".join(_markdown(study.name, runs, rows)) + "\n", encoding="utf-8")
     for run in _first_of_each_cell(finished):
-        sample = run.samples()[-1:]
-        for drawn in sample:
+        for drawn in run.samples()[-1:]:
             console.rule(f"{results.cell(run)}, sample after epoch {drawn['epoch']}", style="dim", align="left")
             console.print(Text.assemble((drawn["prompt"], "bold"), drawn["text"]), soft_wrap=True)
-    results.print_summary(runs, study.absolute(), console)
-    for line in _findings(rows):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Report: {target / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
+    notes = [*_findings(rows), f"Report: {results.shown(target / 'report.md')}"]
+    results.print_summary(runs, study, console, not_started, notes)
 
 
 def _figure(runs: Sequence[RunDirectory], paths: Sequence[Path]) -> None:

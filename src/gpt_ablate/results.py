@@ -56,10 +56,11 @@ def row(directory: RunDirectory) -> dict[str, Any]:
     }
 
 
-def print_summary(directories: Sequence[RunDirectory], root: Path, console: Console) -> None:
-    """The table of these runs, what their losses compare with, and where everything is."""
-    recorded = [directory for directory in directories if directory.run_file.exists()]
-    rows = [row(directory) for directory in recorded]
+def print_summary(
+    runs: Sequence[RunDirectory], root: Path, console: Console, not_started: int = 0, notes: Sequence[str] = ()
+) -> None:
+    """The table of these runs, what their losses compare with, `notes`, and where everything is."""
+    rows = [row(run) for run in runs]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("cell", "seed", "status", "train", "eval\ntrain", "eval\nval", "tokens/s", "memory", "time"):
         named = title in ("cell", "status")
@@ -74,25 +75,32 @@ def print_summary(directories: Sequence[RunDirectory], root: Path, console: Cons
             _number(each["peak_rss_bytes"], ".2f", 1e9, " GB"),
             _number(each["wall_time"], ".0f", 1, " s"),
         )
-    console.print()
     if not console.is_terminal:
         console.width = max(console.width, 160)  # a log is not cut to the width of a screen
+    console.print()
     console.print(table)
     console.print()
-    for line in _notes(rows, len(directories) - len(recorded), root):
+    missing = [f"Not started: {not_started}"] if not_started else []
+    for line in [*missing, *_legend(rows), *notes, *_places(root)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _notes(rows: list[dict[str, Any]], missing: int, root: Path) -> Iterable[str]:
-    if missing:
-        yield f"Not started: {missing}"
+def _legend(rows: list[dict[str, Any]]) -> Iterable[str]:
     if rows:
         entropies = sorted({f"{each['unigram_entropy']:.3f}" for each in rows})
         yield "Losses in nats per token; train: mean of the last epoch's batches, eval: whole splits, no dropout."
         yield f"A model of token frequencies alone has {' or '.join(entropies)}: the training split's unigram entropy."
-    shown = root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
-    yield f"Records, samples and weights: {shown}"
-    yield f"Curves and samples: tensorboard --logdir {shlex.quote(str(shown))} --samples_per_plugin text=1000"
+
+
+def _places(root: Path) -> Iterable[str]:
+    yield f"Records, samples and weights: {shown(root)}"
+    yield f"Curves and samples: tensorboard --logdir {shlex.quote(shown(root))} --samples_per_plugin text=1000"
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it here."""
+    whole = path.absolute()
+    return str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
 
 
 def _number(value: float | None, form: str, unit: float = 1, suffix: str = "") -> str:
