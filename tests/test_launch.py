@@ -218,22 +218,23 @@ def test_two_runs_in_one_folder_are_refused(plan: Callable[..., Plan]) -> None:
         plan("--multirun", *TINY, "seed=0,1", "hydra.sweep.subdir=same")
 
 
-# What Hydra cannot compose, or composes and resolve() refuses: (arguments, the key named, what is suggested).
+# What Hydra cannot compose, or composes and resolve() refuses: (arguments, what is named, what is said of it).
 REFUSED = [
-    (["norm=prr"], "norm", "pre"),
-    (["model=micr"], "model", "micro"),
-    (["nrm=pre"], "nrm", "norm"),
-    (["optimizer.lrr=1"], "optimizer.lrr", "optimizer.lr"),
-    (["modle.n_layer=1"], "modle.n_layer", "model.n_layer"),
-    (["optimizer.lr=[1"], "optimizer.lr=[1", "key=value"),
-    (["norm"], "norm", "key=value"),
-    (["norm=pre,post"], "norm", "--multirun"),
-    (["seed=0,1"], "seed", "--multirun"),
-    (["--multirun", "norm=pre,prr"], "norm", "pre"),
-    (["experiment=dem"], "experiment", "demo"),
-    (["--config-dir", "nowhere", "norm=pre"], "--config-dir", "folder"),
-    (["trainer.max_epochs=0"], "trainer.max_epochs", "greater"),
-    (["norm=pre", "layers=clon", "--multirun"], "layers", "clone"),
+    (["norm=prr"], "norm = 'prr'", "one of post, pre. Did you mean 'pre'?"),
+    (["model=micr"], "model = 'micr'", "Did you mean 'micro'?"),
+    (["nrm=pre"], "nrm = 'pre'", "Did you mean 'norm'?"),
+    (["optimizer.lrr=1"], "optimizer.lrr = '1'", "Did you mean 'optimizer.lr'?"),
+    (["modle.n_layer=1"], "modle.n_layer = '1'", "Did you mean 'model.n_layer'?"),
+    (["optimizer.lr=[1"], "'optimizer.lr=[1'", "key=value"),
+    (["norm"], "'norm'", "key=value"),
+    (["norm=pre,post"], "norm = 'pre,post'", "--multirun"),
+    (["seed=0,1"], "seed = '0,1'", "--multirun"),
+    (["--multirun", "norm=pre,prr"], "norm = 'prr'", "Did you mean 'pre'?"),
+    (["experiment=dem"], "experiment = 'dem'", "Did you mean 'demo'?"),
+    (["--config-dir", "nowhere", "norm=pre"], "--config-dir = 'nowhere'", "a folder"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs = 0", "greater than or equal to 1"),
+    (["--multirun", "trainer.max_epochs=0,1"], "trainer.max_epochs = 0", "greater than or equal to 1"),
+    (["norm=pre", "layers=clon", "--multirun"], "layers = 'clon'", "Did you mean 'clone'?"),
 ]
 
 
@@ -255,7 +256,7 @@ def test_a_refusal_is_one_message_and_leaves_nothing(
     assert stop.value.code == 2
     assert told.out == ""
     assert len(told.err.splitlines()) == 1, told.err
-    assert f"{key} = " in told.err or repr(key) in told.err
-    assert hint in told.err.partition(f"{key} = ")[2] or repr(key) in told.err
+    assert key in told.err
+    assert hint in told.err
     assert "Traceback" not in told.err
     assert list(tmp_path.iterdir()) == []

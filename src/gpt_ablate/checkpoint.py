@@ -37,8 +37,12 @@ def save(
 
 
 def save_final(directory: RunDirectory, step: int, model: GPT) -> None:
-    """Write `checkpoint/final`, weights alone, in place of every other checkpoint."""
+    """Write `checkpoint/final`: weights alone."""
     _write(directory.checkpoints / "final", model, None, {"step": step})
+
+
+def drop_steps(directory: RunDirectory) -> None:
+    """Remove what a finished run needs no more: all checkpoints but the final one."""
     for old in _by_step(directory):
         shutil.rmtree(old)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
@@ -23,9 +22,8 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 _VERSION_BASE = "1.3"
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ def main() -> None:
     except KeyboardInterrupt as error:
         print(f"gpt_ablate: {str(error) or 'stopped'}", file=sys.stderr)
         if plan is not None:
-            command = shlex.join(["python", "-m", "gpt_ablate.train", *plan.arguments])
+            again = [argument for argument in plan.arguments if not argument.startswith("trainer.resume=")]
+            command = shlex.join(["python", "-m", "gpt_ablate.train", *again])
             print(f"To go on: {command}", file=sys.stderr)
         sys.exit(130)
 
@@ -103,8 +103,13 @@ def _train_with_hydra(composed: DictConfig) -> None:
     if hydra_config.job.get("num") is not None:
         console.rule(f"{path.parent.name}/{path.name}", style="dim")
     try:
-        training.run(resolve(composed), path, list(hydra_config.overrides.task), console)
-        _write_hydra_files(composed, hydra_config, path / ".hydra")
+        training.run(
+            resolve(composed),
+            path,
+            list(hydra_config.overrides.task),
+            console,
+            lambda: _write_hydra_files(composed, hydra_config, path / ".hydra"),
+        )
     except UsageError as error:
         print(f"gpt_ablate: {error}", file=sys.stderr)
     except Exception:
@@ -114,9 +119,7 @@ def _train_with_hydra(composed: DictConfig) -> None:
 
 def _write_hydra_files(composed: DictConfig, hydra_config: DictConfig, folder: Path) -> None:
     """The three files Hydra itself would write, had it not been told to leave finished runs alone."""
-    if folder.exists():
-        return
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     OmegaConf.save(composed, folder / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": hydra_config}), folder / "hydra.yaml")
     OmegaConf.save(hydra_config.overrides.task, folder / "overrides.yaml")
@@ -136,16 +139,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
             _check([run])
             return Plan([*sys.argv[1:], _pinned("run.dir", run.directory.path)], [run], run.directory.path, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
-        sweeper = Plugins.instance().instantiate_sweeper(
-            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
-            task_function=_train_with_hydra,
-            config=master,
-        )
         root = Path(_select(master, "sweep.dir")).absolute()
-        if not isinstance(sweeper, BasicSweeper):
+        if master.hydra.sweeper["_target_"] != _BASIC_SWEEPER:
             return Plan([*sys.argv[1:], _pinned("sweep.dir", root)], [], root, True)
-        task = list(master.hydra.overrides.task)
-        given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeper._parse_config(), *task])
+        sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeps, *master.hydra.overrides.task])
         keys = sorted({*(str(key) for key in master.cell_keys), *_swept_keys(given)})
         addition = f"cell_keys=[{','.join(keys)}]"
         (jobs,) = BasicSweeper.split_arguments(given, None)

@@ -32,7 +32,7 @@ class UsageError(ValueError):
     """What the user asked for cannot be done; holds every problem found."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = list(dict.fromkeys(problems))
+        self.problems = list({str(problem): problem for problem in problems}.values())
         super().__init__("\n".join(map(str, self.problems)))
 
 

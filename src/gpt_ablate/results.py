@@ -14,8 +14,11 @@ from .runs import RunDirectory
 
 
 def status(directory: RunDirectory) -> str:
-    """running, done, failed or diverged; missing where nothing was written."""
-    return str(directory.record()["status"]) if directory.run_file.exists() else "missing"
+    """running, done, failed or diverged; missing where nothing was written. Done means that there is a result."""
+    if result := directory.result():
+        return str(result["status"])
+    recorded = str(directory.record()["status"]) if directory.run_file.exists() else "missing"
+    return "running" if recorded in ("done", "diverged") else recorded
 
 
 def cell(directory: RunDirectory) -> str:
@@ -33,7 +36,7 @@ def row(directory: RunDirectory) -> dict[str, Any]:
         "cell": cell(directory),
         **record["axes"],
         "seed": config["seed"],
-        "status": record["status"],
+        "status": status(directory),
         "model": config["model"]["name"],
         "dropout": config["model"]["dropout"],
         "lr": config["optimizer"]["lr"],

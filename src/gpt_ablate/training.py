@@ -7,7 +7,7 @@ import signal
 import statistics
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,37 +46,46 @@ def fingerprint(config: Config, corpus: Corpus) -> str:
     return config.fingerprint(data=corpus.sha256, tokenizer=tokenizer.MERGES_SHA256)
 
 
-def run(config: Config, path: Path, overrides: list[str], console: Console) -> dict[str, Any]:
+def run(
+    config: Config,
+    path: Path,
+    overrides: list[str],
+    console: Console,
+    on_start: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Train the run that lives at `path` from where it stands, and return its result.
 
+    `on_start` is called once its run.json is written; not for a run that is finished.
     Raises UsageError if another run lives there, Interrupted after a signal; any other
     exception is recorded in run.json and raised again.
     """
     directory = RunDirectory(path)
     corpus = data.load(config)
     identity = fingerprint(config, corpus)
-    restart = config.trainer.resume == "restart"
-    if not restart:
+    resume = config.trainer.resume
+    if resume != "restart":
         directory.check(identity, config)
         if result := directory.result():
             console.print(f"finished already: {path}", markup=False, highlight=False, soft_wrap=True)
             return result
     record = runs.new_record(config, identity, corpus.describe(), overrides)
-    if directory.run_file.exists() and not restart:
-        record["start"] = directory.record()["start"]
-    if restart:
+    if resume != "auto":
         for file in (directory.result_file, directory.metrics_file, directory.samples_file):
             file.unlink(missing_ok=True)
         checkpoint.discard(directory)
+    elif directory.run_file.exists():
+        record["start"] = directory.record()["start"]
     path.mkdir(parents=True, exist_ok=True)
     runs.write_json(directory.run_file, record)
+    on_start()
     try:
         result = Trainer(config, corpus, directory, record["start"], console).train()
     except Exception:
         directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
         raise
-    runs.write_json(directory.result_file, result)
     directory.update(status=result["status"], end=runs.now())
+    runs.write_json(directory.result_file, result)
+    checkpoint.drop_steps(directory)
     return result
 
 
@@ -101,7 +110,7 @@ class Trainer:
         self.steps_per_epoch = corpus.train.n_windows // config.data.batch_size
         self.total_steps = _total_steps(config, self.steps_per_epoch)
         self.tokens_per_step = config.data.batch_size * config.model.context_length
-        saved = None if self.settings.resume == "never" else checkpoint.restore(directory, self.model, self.optimizer)
+        saved = checkpoint.restore(directory, self.model, self.optimizer)
         self.step: int = saved["step"] if saved else 0
         self.elapsed_before: float = saved["wall_time"] if saved else 0.0
         if saved:
