@@ -191,12 +191,11 @@ def test_a_single_run_has_a_dated_folder_that_stays(plan: Callable[..., Plan], t
 
 
 def test_an_experiment_names_its_study_and_sweep(plan: Callable[..., Plan]) -> None:
-    made = plan("--multirun", "experiment=demo", "trainer.device=cpu")
+    made = plan("--multirun", "experiment=demo", "model=mini", "trainer.device=cpu")
     cells = {f"outputs/demo-mini/{norm}-fresh-parallel/seed_{seed}" for norm in ("pre", "post") for seed in (0, 1)}
     assert set(folders(made)) == cells
-    assert folders(plan("--multirun", "experiment=demo", "norm=post", "seed=7", "trainer.device=cpu")) == [
-        "outputs/demo-mini/post-fresh-parallel/seed_7"
-    ]
+    made = plan("--multirun", "experiment=demo", "model=micro", "norm=post", "seed=7", "trainer.device=cpu")
+    assert folders(made) == ["outputs/demo-micro/post-fresh-parallel/seed_7"]
 
 
 def test_one_bad_cell_refuses_all_and_names_every_problem(plan: Callable[..., Plan], tmp_path: Path) -> None:

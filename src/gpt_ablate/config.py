@@ -198,9 +198,12 @@ def resolve(composed: DictConfig) -> Config:
     try:
         config = Config.model_validate(plain)
     except ValidationError as error:
-        raise UsageError(problems + [_problem(detail) for detail in error.errors()]) from error
-    for check in _CHECKS:
-        problems += check(config)
+        problems += [_problem(detail) for detail in error.errors()]
+        config = _as_given(plain)
+    wrong = [problem.key for problem in problems]
+    for check, keys in _CHECKS.items():
+        if not any(key == bad or key.startswith(f"{bad}.") for key in keys for bad in wrong):
+            problems += check(config)
     if problems:
         raise UsageError(problems)
     stride = config.data.stride or config.model.context_length
@@ -210,6 +213,21 @@ def resolve(composed: DictConfig) -> Config:
             "model": config.model.model_copy(update={"mlp_hidden": config.model.hidden}),
         }
     )
+
+
+def _as_given(plain: dict[str, Any]) -> Config:
+    """A config that failed validation, unchecked, for those checks whose keys are all right."""
+    kinds: dict[str, type[Section]] = {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "trainer": TrainerConfig,
+        "sampling": SamplingConfig,
+        "schedule": Variant,
+    }
+    sections = {
+        key: kind.model_construct(**plain[key]) for key, kind in kinds.items() if isinstance(plain.get(key), dict)
+    }
+    return Config.model_construct(**(plain | sections))
 
 
 def _problem(detail: Any) -> Problem:
@@ -254,25 +272,30 @@ def _check_shape(config: Config) -> list[Problem]:
 
 
 def _check_data(config: Config) -> list[Problem]:
-    data, problems = config.data, []
+    data = config.data
     if data.name == "text" and not data.paths:
-        problems.append(Problem("data.path", data.path, "the path of a UTF-8 text file, or a list of them"))
+        return [Problem("data.path", data.path, "the path of a UTF-8 text file, or a list of them")]
     if data.name == "tokens" and not data.dir:
-        problems.append(Problem("data.dir", data.dir, "the folder that holds train.bin and val.bin"))
-    if data.batch_size % config.trainer.accumulate:
-        allowed = f"a divisor of data.batch_size = {data.batch_size}"
-        problems.append(Problem("trainer.accumulate", config.trainer.accumulate, allowed))
-    return problems
+        return [Problem("data.dir", data.dir, "the folder that holds train.bin and val.bin")]
+    return []
+
+
+def _check_accumulate(config: Config) -> list[Problem]:
+    size, parts = config.data.batch_size, config.trainer.accumulate
+    if size % parts:
+        return [Problem("trainer.accumulate", parts, f"a divisor of data.batch_size = {size}")]
+    return []
 
 
 def _check_length(config: Config) -> list[Problem]:
-    trainer, problems = config.trainer, []
-    if trainer.max_epochs is None and trainer.max_steps is None:
-        problems.append(Problem("trainer.max_epochs", None, "a number, here or for trainer.max_steps"))
-    warmup = getattr(config.schedule, "warmup_steps", None)
-    if isinstance(warmup, int) and warmup < 0:
-        problems.append(Problem("schedule.warmup_steps", warmup, "should be greater than or equal to 0"))
-    return problems
+    if config.trainer.max_epochs is None and config.trainer.max_steps is None:
+        return [Problem("trainer.max_epochs", None, "a number, here or for trainer.max_steps")]
+    return []
+
+
+def _check_warmup(config: Config) -> list[Problem]:
+    warmup = getattr(config.schedule, "warmup_steps", 0)
+    return [Problem("schedule.warmup_steps", warmup, "should be greater than or equal to 0")] if warmup < 0 else []
 
 
 def _check_prompt(config: Config) -> list[Problem]:
@@ -287,11 +310,14 @@ def _check_device(config: Config) -> list[Problem]:
     return devices.check(config.trainer.device)
 
 
-_CHECKS: tuple[Callable[[Config], list[Problem]], ...] = (
-    _check_study,
-    _check_shape,
-    _check_data,
-    _check_length,
-    _check_prompt,
-    _check_device,
-)
+_CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
+    _check_study: ("study",),
+    _check_shape: ("model.d_model", "model.n_head"),
+    _check_data: ("data.name", "data.path", "data.dir"),
+    _check_accumulate: ("data.batch_size", "trainer.accumulate"),
+    _check_length: ("trainer.max_epochs", "trainer.max_steps"),
+    _check_warmup: ("schedule.name", "schedule.warmup_steps"),
+    _check_prompt: ("sampling.prompt",),
+    _check_device: ("trainer.device",),
+}
+"""Each check and the keys it reads."""

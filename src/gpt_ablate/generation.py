@@ -45,8 +45,11 @@ def draw(logits: Tensor, settings: SamplingConfig, generator: torch.Generator) -
     """One token id from logits (V,): the likeliest at temperature 0, else by chance among top-k and top-p.
 
     top-k: Fan et al. 2018; top-p (nucleus): Holtzman et al. 2020, 3.1.
+    Raises FloatingPointError for logits that are not finite.
     """
     logits = logits.float().cpu()
+    if not logits.isfinite().all():
+        raise FloatingPointError("the model's logits are not finite")
     if settings.temperature == 0:
         return int(logits.argmax())
     logits, ids = (logits / settings.temperature).sort(descending=True, stable=True)

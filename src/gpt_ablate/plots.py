@@ -40,9 +40,10 @@ def loss_curves(
                 name,
                 (1, height),
                 xycoords=("axes fraction", "data"),
-                xytext=(-3, 2),
+                xytext=(-3, -3),
                 textcoords="offset points",
                 ha="right",
+                va="top",
                 fontsize=8,
                 color="0.35",
             )

@@ -31,7 +31,7 @@ def row(directory: RunDirectory) -> dict[str, Any]:
     """One run as a flat record: what was chosen, and what came of it; losses in nats per token, times in seconds."""
     record, result = directory.record(), directory.result() or {}
     config = record["config"]
-    final, best = result.get("final", {}), result.get("best", {}).get("eval/val_loss", {})
+    final, best = result.get("final", {}), result.get("best", {}).get("eval/val_loss") or {}
     return {
         "cell": cell(directory),
         **record["axes"],

@@ -130,16 +130,16 @@ class Trainer:
             bar = stack.enter_context(ProgressBar(self.console, self.total_steps, self.step, epochs))
             stopping = stack.enter_context(_signals())
             diverged: Diverged | None = None
-            if not self.tracker.history:
-                self.tracker.metrics(self._where(0) | self.evaluate())
             try:
+                if not self.tracker.history:
+                    self._record(self._where(0), self.evaluate())
                 while self.step < self.total_steps:
                     line = self._record_step()
                     bar.show(line, "train/epoch_loss" in line)
                     self._checkpoint_if_due(bool(stopping))
             except Diverged as error:
                 diverged = error
-                self.console.print(f"diverged: {error}; stopped before the update", markup=False)
+                self.console.print(f"diverged: {error}", markup=False)
             result = self._result(diverged)
             checkpoint.save_final(self.directory, self.step, self.model)
             self.tracker.hparams(_hparams(self.config), {f"final/{k}": v for k, v in result["final"].items()})
@@ -153,13 +153,23 @@ class Trainer:
         if epoch_done:
             earlier = [x["train/loss"] for x in self.tracker.history if x["epoch"] == line["epoch"] and x["step"]]
             line["train/epoch_loss"] = statistics.fmean([*earlier, line["train/loss"]])
+        evaluated: dict[str, float] = {}
         if self.step == self.total_steps:
-            line |= self.evaluate()
+            evaluated = self.evaluate()
         elif _due(self.settings.eval_every, self.step, epoch_done):
-            line |= self.evaluate(self.settings.eval_batches)
-        self.tracker.metrics(line)
+            evaluated = self.evaluate(self.settings.eval_batches)
+        line = self._record(line, evaluated)
         if _due(self.settings.sample_every, self.step, epoch_done):
             self._sample()
+        return line
+
+    def _record(self, line: dict[str, Any], evaluated: dict[str, float]) -> dict[str, Any]:
+        """Write `line` with the losses of an evaluation. Raises Diverged if one of them is not finite."""
+        line |= {key: loss for key, loss in evaluated.items() if math.isfinite(loss)}
+        self.tracker.metrics(line)
+        for key, loss in evaluated.items():
+            if not math.isfinite(loss):
+                raise Diverged(line["step"], f"{key} is {loss}")
         return line
 
     def _optimise(self, step: int) -> dict[str, Any]:
@@ -228,7 +238,10 @@ class Trainer:
 
     def _sample(self) -> None:
         settings = self.config.sampling
-        text = sample_text(self.model, settings, rng.generator(self.config.seed, f"sampling/{self.step}"))
+        try:
+            text = sample_text(self.model, settings, rng.generator(self.config.seed, f"sampling/{self.step}"))
+        except FloatingPointError as error:
+            raise Diverged(self.step, str(error)) from error
         self.tracker.sample(self._where(self.step) | {"text": text} | settings.model_dump())
 
     def _where(self, step: int) -> dict[str, Any]:
@@ -264,7 +277,6 @@ class Trainer:
 
     def _result(self, diverged: Diverged | None) -> dict[str, Any]:
         history = [line for line in self.tracker.history if "train/loss" in line]
-        evaluations = [line for line in self.tracker.history if "eval/val_loss" in line]
         seconds = [self.tokens_per_step / line["tokens_per_second"] for line in history]
         final = {"train/loss": history[-1]["train/loss"]} if history else {}
         for key in ("train/epoch_loss", "eval/train_loss", "eval/val_loss"):
@@ -278,10 +290,7 @@ class Trainer:
             "step": self.step,
             "tokens": self.step * self.tokens_per_step,
             "final": final,
-            "best": {
-                key: min(({"value": x[key], "step": x["step"]} for x in evaluations), key=lambda best: best["value"])
-                for key in ("eval/train_loss", "eval/val_loss")
-            },
+            "best": {key: _lowest(self.tracker.history, key) for key in ("eval/train_loss", "eval/val_loss")},
             "parameters": self.model.n_parameters(),
             "flops_per_token": flops,
             "flops": flops * self.step * self.tokens_per_step,
@@ -292,6 +301,12 @@ class Trainer:
             "peak_rss_is_of_run": self.peak_is_of_run,
             "device": str(self.device),
         }
+
+
+def _lowest(history: list[dict[str, Any]], key: str) -> dict[str, float] | None:
+    """The lowest value of a metric and the step it was reached at."""
+    points = [{"value": line[key], "step": line["step"]} for line in history if key in line]
+    return min(points, key=lambda point: point["value"], default=None)
 
 
 def _total_steps(config: Config, steps_per_epoch: int) -> int:
