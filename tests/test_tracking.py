@@ -35,7 +35,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., Co
     """A run of 12 steps that is sampled at each."""
     folder = tmp_path_factory.mktemp("text")
     every = ["trainer.max_epochs=2", "trainer.eval_every=2", "trainer.sample_every=1", "sampling.max_new_tokens=2"]
-    return configure(*small_run(folder), *every, "norm=post", "seed=5")
+    return configure(*small_run(folder), *every, "norm=post", "seed=5", "cell_keys=[model,optimizer.lr]")
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,7 @@ def directory(request: pytest.FixtureRequest) -> RunDirectory:
 
 def test_scalars_are_the_metrics(directory: RunDirectory) -> None:
     shown, lines = events(directory), directory.metrics()
-    final = {tag for tag in shown.Tags()["scalars"] if tag.startswith("final/")}
-    assert set(shown.Tags()["scalars"]) - final == set(TAGS)
+    assert set(shown.Tags()["scalars"]) == set(TAGS)
     start = datetime.fromisoformat(directory.record()["start"]).timestamp()
     for tag, key in TAGS.items():
         expected = [(line["step"], np.float32(line[key]), start + line["wall_time"]) for line in lines if key in line]
@@ -128,12 +127,11 @@ def test_hparams_and_final_metrics_stand_in_the_run_itself(directory: RunDirecto
         "model": "micro",
     }
     assert hparams["seed"].number_value == 5
-    assert hparams["lr"].number_value == 4e-4
+    assert hparams["optimizer.lr"].number_value == 4e-4
     final = directory.result()["final"]
     assert {"train/loss", "train/epoch_loss", "eval/train_loss", "eval/val_loss"} == final.keys()
     for key, value in final.items():
-        (event,) = shown.Scalars(f"final/{key}")
-        assert np.float32(event.value) == np.float32(value)
+        assert np.float32(shown.Scalars(key)[-1].value) == np.float32(value)
     assert final["eval/val_loss"] == directory.metrics()[-1]["eval/val_loss"]
 
 

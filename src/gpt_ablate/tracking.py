@@ -13,6 +13,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .config import Config, flatten
 from .runs import RunDirectory, read_lines
 
 _TAGS = {
@@ -53,15 +54,18 @@ class Tracker:
         _append(self._samples, line)
         self._show_sample(line)
 
-    def hparams(self, values: Mapping[str, bool | str | float], metrics: Mapping[str, float]) -> None:
-        """Show the run's hyperparameters with its final metrics, in the run's own directory."""
+    def hparams(self, config: Config, final: Mapping[str, float]) -> None:
+        """Show what names the cell, with the metrics that have a final value, in the run's own directory."""
         from torch.utils.tensorboard.summary import hparams
 
+        record = flatten(config.record())
+        named: dict[str, Any] = {axis: variant.name for axis, variant in config.axes.items()}
+        for key in config.cell_keys:
+            value = record.get(key, record.get(f"{key}.name"))
+            named[key] = value if isinstance(value, bool | int | float) else str(value)
         file_writer = self._writer._get_file_writer()
-        for summary in hparams(dict(values), dict(metrics)):
+        for summary in hparams({**named, "seed": config.seed}, dict(final)):
             file_writer.add_summary(summary)
-        for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value)
 
     def __enter__(self) -> Tracker:
         return self

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from . import checkpoint, data, devices, rng, runs, tokenizer
+from . import checkpoint, data, devices, process, rng, runs, tokenizer
 from .config import Config
 from .data import Corpus, Split
 from .generation import sample_text
@@ -125,10 +124,10 @@ class Trainer:
         """All steps that are left, the last evaluation, and the result."""
         epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         with ExitStack() as stack:
-            stack.enter_context(_deterministic())
+            stack.enter_context(process.deterministic())
             stack.enter_context(self.tracker)
             bar = stack.enter_context(ProgressBar(self.console, self.total_steps, self.step, epochs))
-            stopping = stack.enter_context(_signals())
+            stopping = stack.enter_context(process.signals())
             diverged: Diverged | None = None
             try:
                 if not self.tracker.history:
@@ -142,7 +141,7 @@ class Trainer:
                 self.console.print(f"diverged: {error}", markup=False)
             result = self._result(diverged)
             checkpoint.save_final(self.directory, self.step, self.model)
-            self.tracker.hparams(_hparams(self.config), {f"final/{k}": v for k, v in result["final"].items()})
+            self.tracker.hparams(self.config, result["final"])
         return result
 
     def _record_step(self) -> dict[str, Any]:
@@ -318,57 +317,3 @@ def _total_steps(config: Config, steps_per_epoch: int) -> int:
 def _due(every: int | None, step: int, epoch_done: bool) -> bool:
     """Every so many steps; null: at the end of each epoch; 0: never."""
     return epoch_done if every is None else every > 0 and step % every == 0
-
-
-def _hparams(config: Config) -> dict[str, bool | str | float]:
-    """Axes by name, and the settings people sort by."""
-    named = {axis: variant.name for axis, variant in config.axes.items()}
-    return {
-        **named,
-        "init": config.init.name,
-        "model": config.model.name,
-        "data": config.data.name,
-        "schedule": config.schedule.name,
-        "lr": config.optimizer.lr,
-        "batch_size": config.data.batch_size,
-        "dropout": config.model.dropout,
-        "seed": config.seed,
-    }
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Ask torch for algorithms that give the same bits every time."""
-    before = torch.are_deterministic_algorithms_enabled()
-    settings: Any = torch.utils.deterministic
-    fill = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        settings.fill_uninitialized_memory = fill
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second signal acts as it does without us."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _: object) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, note)
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, note)
-    except ValueError:  # not the main thread: there, signals are the caller's
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
