@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from gpt_ablate import launch
-from gpt_ablate.config import Config
-from gpt_ablate.launch import Plan, make_plan
+from gpt_ablate.config import Config, resolve
+from gpt_ablate.launch import CONF, Plan, make_plan
 from gpt_ablate.registry import UsageError
 
+TINY = ("model=micro", "data=sample", "trainer.device=cpu")
 BAD = [
     ("model.n_layer=0", "model.n_layer"),
     ("model.n_layer=1.5", "model.n_layer"),
@@ -32,8 +36,8 @@ BAD = [
     ("data.train_fraction=1", "data.train_fraction"),
     ("data.train_fraction=0", "data.train_fraction"),
     ("data.name=verdct", "data.name"),
-    ("data=text", "data.path"),
-    ("data=tokens", "data.dir"),
+    ("data.name=text +data.path=null", "data.path"),
+    ("data.name=tokens", "data.dir"),
     ("optimizer.lr=0", "optimizer.lr"),
     ("optimizer.lr=-1e-3", "optimizer.lr"),
     ("optimizer.lr=nan", "optimizer.lr"),
@@ -43,7 +47,7 @@ BAD = [
     ("optimizer.betas=[0.9]", "optimizer.betas"),
     ("optimizer.betas=[0.9,1.0]", "optimizer.betas.1"),
     ("optimizer.name=sgd", "optimizer.name"),
-    ("schedule=cosine schedule.warmup_steps=-1", "schedule.warmup_steps"),
+    ("schedule.name=warmup +schedule.warmup_steps=-1", "schedule.warmup_steps"),
     ("trainer.max_epochs=0", "trainer.max_epochs"),
     ("trainer.max_steps=0", "trainer.max_steps"),
     ("trainer.max_epochs=null", "trainer.max_epochs"),
@@ -78,10 +82,25 @@ BAD = [
 ]
 
 
+@pytest.fixture(scope="module")
+def changed() -> Callable[..., DictConfig]:
+    """The tiny config, composed once since that takes most of the time, with values changed as Hydra reads them."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        base = compose("config", overrides=list(TINY))
+
+    def change(*overrides: str) -> DictConfig:
+        config = base.copy()
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())
+        return config
+
+    return change
+
+
 @pytest.mark.parametrize(("overrides", "key"), BAD)
-def test_a_bad_value_is_refused_by_key(overrides: str, key: str, configure: Callable[..., Config]) -> None:
+def test_a_bad_value_is_refused_by_key(overrides: str, key: str, changed: Callable[..., DictConfig]) -> None:
     with pytest.raises(UsageError) as error:
-        configure(*overrides.split(" "))
+        resolve(changed(*overrides.split(" ")))
     assert [problem.key for problem in error.value.problems] == [key]
     assert key in str(error.value)
 
@@ -145,9 +164,6 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]
 def folders(plan: Plan) -> list[str]:
     """Where the runs of a plan go, below the working directory."""
     return [run.directory.path.relative_to(Path.cwd()).as_posix() for run in plan.runs]
-
-
-TINY = ("model=micro", "data=sample", "trainer.device=cpu")
 
 
 def test_a_multirun_has_a_folder_for_every_run(plan: Callable[..., Plan], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ VARIANTS = list(itertools.product(("pre", "post"), ("fresh", "clone"), ("looped"
 CONTEXT, VOCABULARY = 8, 31
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(request: pytest.FixtureRequest, configure: Callable[..., Config]) -> GPT:
     """A small random model in double precision, T = 8, V = 31; parametrised by its variants."""
     norm, layers, attention = getattr(request, "param", VARIANTS[0])
@@ -27,7 +27,7 @@ def model(request: pytest.FixtureRequest, configure: Callable[..., Config]) -> G
     return GPT(configure(*axes, *shape), vocab_size=VOCABULARY).double()
 
 
-every_variant = pytest.mark.parametrize("model", VARIANTS, indirect=True, ids="-".join)
+every_variant = pytest.mark.parametrize("model", VARIANTS, indirect=True, ids="-".join, scope="module")
 
 
 def settings(**values: object) -> SamplingConfig:
@@ -108,7 +108,7 @@ def expected(logits: list[float], temperature: float, top_k: int | None, top_p: 
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (3, None), (None, 0.7), (4, 0.6), (99, 1.0), (1, 0.1)])
 def test_draws_follow_the_restricted_distribution(temperature: float, top_k: int | None, top_p: float | None) -> None:
     logits = [0.3, -1.0, 1.2, 0.0, 0.8, -0.4]
-    how, generator, n = settings(temperature=temperature, top_k=top_k, top_p=top_p), seeded(0), 3000
+    how, generator, n = settings(temperature=temperature, top_k=top_k, top_p=top_p), seeded(0), 800
     counts = Counter(draw(torch.tensor(logits), how, generator) for _ in range(n))
     distribution = expected(logits, temperature, top_k, top_p)
     assert set(counts) <= set(distribution)
