@@ -11,8 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config, resolve
-from gpt_ablate.launch import CONF
 
 TINY = ["model=micro", "data=sample", "model.dropout=0", "trainer.device=cpu"]
 

@@ -62,7 +62,7 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
         directory = RunDirectory(tmp_path / f"outputs/sweep/{norm}-fresh-looped/seed_1")
         found = {path.relative_to(directory.path).as_posix() for path in directory.path.rglob("*") if path.is_file()}
         expected = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
-        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json", ".lock"}
         expected |= {"checkpoint/final/model.safetensors", "checkpoint/final/state.json"}
         (events,) = found - expected
         assert events.startswith("events.out.tfevents.")
@@ -207,6 +207,6 @@ def test_ctrl_c_saves_and_the_command_it_prints_finishes(
     assert command[:3] == ["python", "-m", "gpt_ablate.train"]
     done = subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"going on after step {steps}" in done.stdout
+    assert f"goes on after step {steps}" in done.stdout
     assert [line["step"] for line in directory.metrics()] == list(range(25))
     assert directory.result()["status"] == "done"

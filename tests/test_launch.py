@@ -13,8 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from gpt_ablate import launch
+from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config, resolve
-from gpt_ablate.launch import CONF, Plan, make_plan
+from gpt_ablate.planning import Plan, make_plan
 from gpt_ablate.registry import UsageError
 
 TINY = ("model=micro", "data=sample", "trainer.device=cpu")

@@ -13,7 +13,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .config import Config, flatten
+from .config import Config
 from .runs import RunDirectory, read_lines
 
 _TAGS = {
@@ -58,11 +58,10 @@ class Tracker:
         """Show what names the cell, with the metrics that have a final value, in the run's own directory."""
         from torch.utils.tensorboard.summary import hparams
 
-        record = flatten(config.record())
-        named: dict[str, Any] = {axis: variant.name for axis, variant in config.axes.items()}
-        for key in config.cell_keys:
-            value = record.get(key, record.get(f"{key}.name"))
-            named[key] = value if isinstance(value, bool | int | float) else str(value)
+        named = {
+            key: value if isinstance(value, bool | int | float) else str(value)
+            for key, value in config.levels().items()
+        }
         file_writer = self._writer._get_file_writer()
         for summary in hparams({**named, "seed": config.seed}, dict(final)):
             file_writer.add_summary(summary)
