@@ -124,6 +124,11 @@ class ReportConfig(Section):
     within: list[str] = []
     tune: list[str] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
 
 class Config(Section):
     """A run's config, checked and complete."""
