@@ -44,6 +44,20 @@ def configure() -> Callable[..., Config]:
     return make
 
 
+@pytest.fixture(scope="session")
+def with_data(configure: Callable[..., Config]) -> Callable[..., Config]:
+    """A config of 8-token windows for `data=name`, with other values under `data`."""
+    unset = {"text": "data.path=unset", "tokens": "data.dir=unset", "verdict": "data.dir=null"}
+    small = ("model.context_length=8", "data.batch_size=2")
+    composed = {name: configure(f"data={name}", override, *small) for name, override in unset.items()}
+
+    def make(name: str, **values: object) -> Config:
+        config = composed[name]
+        return config.model_copy(update={"data": config.data.model_copy(update=values)})
+
+    return make
+
+
 def _needed(name: str) -> Path:
     folder = os.environ.get("GPT_ABLATE_DATA")
     if folder and (path := Path(folder) / name).exists():
