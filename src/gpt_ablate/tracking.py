@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .config import Config
-from .runs import RunDirectory, read_lines
+from .runs import RunDirectory, read_lines, write_text
 
 _TAGS = {
     "lr": "optim/lr",
@@ -90,17 +90,19 @@ class Tracker:
 
 
 def _append(file: IO[str], line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    file.write(_json_line(line))
     file.flush()
+
+
+def _json_line(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _kept(path: Path, step: int) -> list[dict[str, Any]]:
     """Lines of steps up to `step`; the file is cut to them."""
     lines = [line for line in read_lines(path) if line["step"] <= step]
     if path.exists():
-        with path.open("w", encoding="utf-8") as file:
-            for line in lines:
-                _append(file, line)
+        write_text(path, "".join(map(_json_line, lines)))
     return lines
 
 
