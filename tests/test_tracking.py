@@ -140,7 +140,8 @@ def test_without_a_terminal_there_is_a_line_an_epoch(
 ) -> None:
     short = config.model_copy(update={"trainer": config.trainer.model_copy(update={"sample_every": 0})})
     training.run(short, tmp_path / "run", [], Console(width=200))
-    lines = capsys.readouterr().out.splitlines()
+    begun, *lines = capsys.readouterr().out.splitlines()
+    assert begun.endswith("/run: starts")
     means = [
         line["train/epoch_loss"] for line in RunDirectory(tmp_path / "run").metrics() if "train/epoch_loss" in line
     ]

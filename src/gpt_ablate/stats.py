@@ -1,0 +1,294 @@
+"""What can be concluded from a few runs: pure functions on arrays, scipy and statsmodels underneath.
+
+One number per run is an observation; runs of two cells that share a seed are a pair (Bouthillier et al. 2021,
+arXiv 2103.03098, vary initialisation, order and dropout together, as a seed does here).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats as scipy_stats
+
+Verdict = Literal["better", "worse", "no difference shown", "negligible"]
+Setting = TypeVar("Setting", bound=Hashable)
+Floats = npt.NDArray[np.float64]
+
+_LEAST_FOR_BCA = 30
+"""Below, a BCa bootstrap interval covers too little (benchmarks/coverage.md)."""
+_RESAMPLES = 9_999
+_MOST_PAIRS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation of n values; None where n does not allow them."""
+
+    n: int
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of n paired differences, with its intervals and the p-value of no difference."""
+
+    n: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+    bca: tuple[float, float] | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A main effect (one factor) or an interaction (two): `levels` against `references`, over seeds."""
+
+    factors: tuple[str, ...]
+    levels: tuple[str, ...]
+    references: tuple[str, ...]
+    difference: Difference
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """n, mean and sd of `values`. Raises ValueError if one is not finite."""
+    array = _finite(values)
+    n = len(array)
+    return Summary(n, float(array.mean()) if n else None, float(array.std(ddof=1)) if n > 1 else None)
+
+
+def paired(differences: Iterable[float], confidence: float = 0.95) -> Difference:
+    """The mean of paired differences with Student's t interval and test, from n = 30 a BCa bootstrap beside it.
+
+    One pair has no interval and no test. Differences that are all equal leave no doubt: an
+    interval of no width, p = 1 if they are 0 and 0 if not.
+    BCa: Efron 1987, "Better bootstrap confidence intervals"; its resamples are the same each time.
+
+    Raises ValueError if there is no difference or one is not finite.
+    """
+    array = _finite(differences)
+    n = len(array)
+    if n == 0:
+        raise ValueError("no differences")
+    mean = float(array.mean())
+    if n == 1:
+        return Difference(1, mean, None, None, None, None)
+    if np.ptp(array) == 0:
+        same = float(array[0])
+        return Difference(n, same, 0.0, (same, same), None, 1.0 if same == 0 else 0.0)
+    test = scipy_stats.ttest_1samp(array, 0.0)
+    interval = test.confidence_interval(confidence)
+    return Difference(
+        n,
+        mean,
+        float(array.std(ddof=1)),
+        (float(interval.low), float(interval.high)),
+        _bca(array, confidence) if n >= _LEAST_FOR_BCA else None,
+        float(test.pvalue),
+    )
+
+
+def sd_interval(values: Iterable[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Chi-square interval of the standard deviation that normal `values` come from; None for fewer than two."""
+    array = _finite(values)
+    if len(array) < 2:
+        return None
+    freedom = len(array) - 1
+    squares = freedom * float(array.var(ddof=1))
+    tail = (1 - confidence) / 2
+    high, low = scipy_stats.chi2.ppf([tail, 1 - tail], freedom)
+    return math.sqrt(squares / low), math.sqrt(squares / high)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values (Holm 1979) of one family; a None is no member of it and stays None."""
+    from statsmodels.stats.multitest import multipletests
+
+    tested = [p for p in p_values if p is not None]
+    if not tested:
+        return list(p_values)
+    adjusted = iter(multipletests(tested, method="holm")[1])
+    return [None if p is None else float(next(adjusted)) for p in p_values]
+
+
+def power(n: int, difference: float, sd: float, alpha: float = 0.05) -> float:
+    """Probability that n pairs, whose differences have this mean and sd, show one in a two-sided t test."""
+    if sd == 0:
+        return 0.0 if difference == 0 else 1.0
+    return float(_t_test().power(abs(difference) / sd, n, alpha))
+
+
+def detectable(n: int, sd: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """The least difference that n pairs show with probability `power`; None for fewer than two pairs."""
+    if n < 2:
+        return None
+    if sd == 0:
+        return 0.0
+    return sd * float(_t_test().solve_power(nobs=n, alpha=alpha, power=power))
+
+
+def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """The least number of pairs, two at least, that shows such a difference with probability `power`.
+
+    Raises ValueError for a difference of 0, which no number of pairs shows.
+    """
+    if difference == 0:
+        raise ValueError("no number of pairs shows a difference of 0")
+    test = _t_test()
+    effect = abs(difference) / sd if sd else math.inf
+
+    def enough(n: int) -> bool:
+        return math.isinf(effect) or float(test.power(effect, n, alpha)) >= power
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > _MOST_PAIRS:
+            return _MOST_PAIRS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def verdict(
+    difference: Difference,
+    p_holm: float | None,
+    margin: float | None,
+    lower_is_better: bool = True,
+    alpha: float = 0.05,
+) -> Verdict:
+    """What a difference from the reference amounts to.
+
+    Negligible if its interval lies inside the margin, whatever p (equivalence by the interval:
+    Lakens 2017, at the interval's own confidence); better or worse if the adjusted p is below
+    alpha; else no difference is shown.
+    """
+    if difference.interval is None or p_holm is None:
+        return "no difference shown"
+    low, high = difference.interval
+    if margin is not None and -margin <= low and high <= margin:
+        return "negligible"
+    if p_holm >= alpha:
+        return "no difference shown"
+    return "better" if (difference.mean < 0) == lower_is_better else "worse"
+
+
+def factorial_effects(
+    losses: Mapping[tuple[str, ...], Mapping[int, float]], factors: Mapping[str, Sequence[str]]
+) -> list[Effect]:
+    """Main effects and two-way interactions of a full factorial study.
+
+    `losses` maps the levels of a cell, in the order of `factors`, to a number for each seed; the
+    first level of a factor is its reference. A seed counts if every cell has it. Within a seed a
+    main effect is the mean over all other factors of level less reference, an interaction the
+    difference of such differences; over seeds they are paired differences, so cells may differ
+    in spread. With two levels a factor they are 2 and 4 times the effect-coded coefficients.
+
+    Raises ValueError if a cell is missing or no seed has every cell.
+    """
+    names, shape = list(factors), [len(levels) for levels in factors.values()]
+    cells = list(itertools.product(*factors.values()))
+    if missing := [cell for cell in cells if cell not in losses]:
+        raise ValueError(f"no runs for {missing}")
+    seeds = sorted(set.intersection(*(set(losses[cell]) for cell in cells)))
+    if not seeds:
+        raise ValueError("no seed has every cell")
+    table = np.array([[losses[cell][seed] for cell in cells] for seed in seeds]).reshape(len(seeds), *shape)
+    effects = []
+    for order in (1, 2):
+        for chosen in itertools.combinations(range(len(names)), order):
+            others = tuple(axis + 1 for axis in range(len(names)) if axis not in chosen)
+            means = table.mean(axis=others)
+            for levels in itertools.product(*(range(1, shape[axis]) for axis in chosen)):
+                effects.append(_effect(names, factors, chosen, levels, means))
+    return effects
+
+
+def _effect(
+    names: list[str],
+    factors: Mapping[str, Sequence[str]],
+    chosen: tuple[int, ...],
+    levels: tuple[int, ...],
+    means: Floats,
+) -> Effect:
+    """`means` (seeds, levels of the chosen factors) to the contrast of `levels` with the references."""
+    contrast = np.zeros(len(means))
+    for taken in itertools.product((False, True), repeat=len(levels)):
+        index: tuple[Any, ...] = tuple(level if take else 0 for level, take in zip(levels, taken, strict=True))
+        contrast += (-1) ** taken.count(False) * means[(slice(None), *index)]
+    chosen_names = tuple(names[axis] for axis in chosen)
+    return Effect(
+        chosen_names,
+        tuple(factors[name][level] for name, level in zip(chosen_names, levels, strict=True)),
+        tuple(factors[name][0] for name in chosen_names),
+        paired(contrast),
+    )
+
+
+def tuned(losses: Mapping[Setting, Mapping[int, float]]) -> dict[int, tuple[Setting, float]]:
+    """For each seed the setting that the other seeds find best, and its loss at this seed.
+
+    So the loss is not the luckiest of several: the seed it is read at had no part in the choice.
+    A setting takes part for a seed if it has that seed and at least one other.
+    """
+    found = {}
+    for seed in sorted({seed for runs in losses.values() for seed in runs}):
+        means = {
+            setting: float(np.mean([loss for other, loss in runs.items() if other != seed]))
+            for setting, runs in losses.items()
+            if seed in runs and len(runs) > 1
+        }
+        if means:
+            best = min(means, key=means.__getitem__)
+            found[seed] = (best, losses[best][seed])
+    return found
+
+
+def lr_sensitivity(losses: Mapping[float, float], start: float) -> float:
+    """Mean over learning rates of the loss above the best; a loss above `start`, that of no training, counts as that.
+
+    Wortsman et al. 2023 (arXiv 2309.14322), section 2.
+    """
+    capped = [min(loss, start) if math.isfinite(loss) else start for loss in losses.values()]
+    return float(np.mean(capped)) - min(capped)
+
+
+def at_budget(spent: npt.ArrayLike, losses: npt.ArrayLike, budget: float) -> float | None:
+    """The loss where `spent` (increasing) reaches `budget`, linear between points; None outside of them."""
+    x = np.asarray(spent, dtype=np.float64)
+    if not len(x) or not x[0] <= budget <= x[-1]:
+        return None
+    return float(np.interp(budget, x, np.asarray(losses, dtype=np.float64)))
+
+
+def _finite(values: Iterable[float]) -> Floats:
+    array = np.asarray(list(values), dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"not all finite: {array.tolist()}")
+    return array
+
+
+def _bca(array: Floats, confidence: float) -> tuple[float, float]:
+    found = scipy_stats.bootstrap(
+        (array,),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=_RESAMPLES,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _t_test() -> Any:
+    from statsmodels.stats.power import TTestPower
+
+    return TTestPower()
