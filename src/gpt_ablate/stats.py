@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
+from scipy.optimize import brentq
 
 Verdict = Literal["better", "worse", "no difference shown", "negligible"]
 Setting = TypeVar("Setting", bound=Hashable)
@@ -122,16 +123,17 @@ def power(n: int, difference: float, sd: float, alpha: float = 0.05) -> float:
     """Probability that n pairs, whose differences have this mean and sd, show one in a two-sided t test."""
     if sd == 0:
         return 0.0 if difference == 0 else 1.0
-    return float(_t_test().power(abs(difference) / sd, n, alpha))
+    return _power(n, abs(difference) / sd, alpha)
 
 
 def detectable(n: int, sd: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """The least difference that n pairs show with probability `power`; None for fewer than two pairs."""
     if n < 2:
         return None
-    if sd == 0:
-        return 0.0
-    return sd * float(_t_test().solve_power(nobs=n, alpha=alpha, power=power))
+    high = 1.0
+    while _power(n, high, alpha) < power:
+        high *= 2
+    return sd * float(brentq(lambda effect: _power(n, effect, alpha) - power, 0.0, high))
 
 
 def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int:
@@ -141,21 +143,30 @@ def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float 
     """
     if difference == 0:
         raise ValueError("no number of pairs shows a difference of 0")
-    test = _t_test()
-    effect = abs(difference) / sd if sd else math.inf
-
-    def enough(n: int) -> bool:
-        return math.isinf(effect) or float(test.power(effect, n, alpha)) >= power
-
+    if sd == 0:
+        return 2
+    effect = abs(difference) / sd
     low, high = 1, 2
-    while not enough(high):
+    while _power(high, effect, alpha) < power:
         low, high = high, 2 * high
         if high > _MOST_PAIRS:
             return _MOST_PAIRS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if _power(middle, effect, alpha) >= power else (middle, high)
     return high
+
+
+def _power(n: int, effect: float, alpha: float) -> float:
+    """From the noncentral t distribution; `effect` in standard deviations.
+
+    Not statsmodels' TTestPower: it gives NaN for large effects, and its solver stops at 10 sd.
+    """
+    freedom, shift = n - 1, effect * math.sqrt(n)
+    critical = scipy_stats.t.isf(alpha / 2, freedom)
+    beyond = scipy_stats.nct.sf(critical, freedom, shift)
+    opposite = scipy_stats.nct.cdf(-critical, freedom, shift)  # NaN where it is too small to compute
+    return float(beyond) + (0.0 if math.isnan(opposite) else float(opposite))
 
 
 def verdict(
@@ -286,9 +297,3 @@ def _bca(array: Floats, confidence: float) -> tuple[float, float]:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(found.low), float(found.high)
-
-
-def _t_test() -> Any:
-    from statsmodels.stats.power import TTestPower
-
-    return TTestPower()
