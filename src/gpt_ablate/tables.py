@@ -1,0 +1,206 @@
+"""The tables of a report, as text that HTML, Markdown and the terminal share, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+NONE = "–"
+Cell = tuple[str, str]
+"""What is read first, and what qualifies it (may be empty)."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first `headers` columns name the row, the others are numbers unless in `words`."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    headers: int = 1
+    words: frozenset[int] = field(default_factory=frozenset)
+
+
+def number(value: float | None) -> str:
+    """Four decimals where they are enough, else powers of ten."""
+    if value is None:
+        return NONE
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")
+    return f"{mantissa}×10{str(int(exponent)).translate(_RAISED)}".replace("-", "−")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def signed(value: float, interval: Sequence[float] | None, scale: str) -> str:
+    """A difference with its sign, to the decimals that its interval warrants; a ratio in per cent."""
+    unit = 100 if scale == "ratio" else 1
+    width = (interval[1] - interval[0]) / 2 if interval else abs(value)
+    size = unit * (width or abs(value))
+    decimals = 2 if size == 0 else min(9, max(0 if unit == 100 else 2, 1 - math.floor(math.log10(size))))
+    text = f"{unit * value:+.{decimals}f}".replace("-", "−")
+    return f"{text} %" if scale == "ratio" else text
+
+
+def p_value(p: float | None) -> str:
+    """A p-value to three decimals."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count(n: int, what: str) -> str:
+    """So many of a thing."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def tally(status: Mapping[str, int]) -> str:
+    """ "4 done, 1 failed"."""
+    return ", ".join(f"{n} {name}" for name, n in status.items() if n) or NONE
+
+
+def comparisons(report: Mapping[str, Any], kinds: Iterable[str], caption: str) -> Table | None:
+    """Every comparison of these kinds, with what it rests on and what could have been seen."""
+    wanted = tuple(kinds)
+    metrics = {metric["key"]: metric for metric in report["metrics"]}
+    several = len(metrics) > 1
+    rows = []
+    for each in report["comparisons"]:
+        if each["kind"] in wanted:
+            metric = metrics[each["metric"]]
+            what = [(metric["name"], "")] if several else []
+            rows.append([(each["label"], f"against {each['reference']}"), *what, *_comparison(each, metric["scale"])])
+    if not rows:
+        return None
+    columns = ["comparison", *(["metric"] if several else []), "pairs", "difference", "95 % interval", "p"]
+    columns += ["adjusted p", "verdict", "detectable"]
+    words = {len(columns) - 2} | ({1} if several else set())
+    return Table(caption, columns, rows, words=frozenset(words))
+
+
+def _comparison(each: Mapping[str, Any], scale: str) -> list[Cell]:
+    interval = each["interval"]
+    sd = "" if each["sd"] is None else f"sd {signed(each['sd'], interval, scale).lstrip('+')}"
+    between, bca = (_interval(each[key], interval, scale) for key in ("interval", "bca"))
+    detectable = NONE if each["detectable"] is None else signed(each["detectable"], interval, scale).replace("+", "±")
+    return [
+        (str(len(each["seeds"])), ""),
+        (signed(each["difference"], interval, scale), sd),
+        (between, f"BCa {bca}" if each["bca"] else ""),
+        (p_value(each["p"]), ""),
+        (p_value(each["p_holm"]), ""),
+        (each["verdict"], ""),
+        (detectable, ""),
+    ]
+
+
+def _interval(ends: Sequence[float] | None, width: Sequence[float] | None, scale: str) -> str:
+    return NONE if ends is None else " to ".join(signed(end, width, scale) for end in ends)
+
+
+def cells(report: Mapping[str, Any]) -> Table:
+    """Every cell: its size and speed, its losses, and how it differs from the baseline in the declared metric."""
+    primary = report["metric"]
+    against = {
+        each["label"]: each
+        for each in report["comparisons"]
+        if each["kind"] == "cell" and each["metric"] == primary["key"]
+    }
+    columns = ["cell", "parameters", "FLOPs per token", "tokens/s", "peak memory", "early loss", "training batches"]
+    columns += ["training loss", "validation loss", "bits per byte", "difference", "adjusted p", "runs"]
+    rows = []
+    for cell in report["cells"]:
+        each = against.get(cell["label"])
+        differs = _difference(each, primary["scale"]) if each else [("baseline" if cell["baseline"] else NONE, ""), NO]
+        losses = ("early_loss", "train_epoch_loss", "eval_train_loss", "eval_val_loss", "val_bits_per_byte")
+        rows.append(
+            [
+                (cell["label"], ""),
+                (NONE if cell["parameters"] is None else f"{cell['parameters']:,}", ""),
+                (_flops(cell["flops_per_token"]), ""),
+                _spread(cell["tokens_per_second"], 0),
+                _spread(cell["peak_memory_bytes"], 2, 1e9, " GB"),
+                *(_spread(cell[key], 4) for key in losses),
+                *differs,
+                (tally(cell["status"]), ""),
+            ]
+        )
+    early = sorted({cell["early_step"] for cell in report["cells"] if cell["early_step"] is not None})
+    caption = "Every cell: mean, and below it the standard deviation and the number of runs. Losses in nats per token"
+    caption += f"; early loss at step {', '.join(map(str, early))}" if early else ""
+    caption += f"; the difference is that of the {primary['name']}, with its 95 % interval."
+    return Table(caption, columns, rows, words=frozenset({len(columns) - 1}))
+
+
+NO: Cell = (NONE, "")
+
+
+def _difference(each: Mapping[str, Any], scale: str) -> list[Cell]:
+    interval = _interval(each["interval"], each["interval"], scale)
+    below = interval if each["interval"] else "no interval"
+    return [(signed(each["difference"], each["interval"], scale), below), (p_value(each["p_holm"]), "")]
+
+
+def _spread(summary: Mapping[str, Any], decimals: int, unit: float = 1, suffix: str = "") -> Cell:
+    if summary["mean"] is None:
+        return NO
+    sd = "" if summary["sd"] is None else f"± {summary['sd'] / unit:,.{decimals}f} "
+    return f"{summary['mean'] / unit:,.{decimals}f}{suffix}", f"{sd}({summary['n']})"
+
+
+def _flops(value: float | None) -> str:
+    if value is None:
+        return NONE
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def budgets(report: Mapping[str, Any]) -> Table | None:
+    """Losses at equal tokens, FLOPs and seconds: a row for each cell, a column for each budget."""
+    shared = report["budgets"]
+    if not shared:
+        return None
+    names = {metric["key"]: metric["name"] for metric in report["metrics"]}
+    name = names.get(shared[0]["metric"], shared[0]["metric"])
+    columns = ["cell", *(f"at {number(each['budget'])} {each['unit']}" for each in shared)]
+    columns = [title.replace(".0000", "") for title in columns]
+    rows = []
+    for i, cell in enumerate(shared[0]["cells"]):
+        rows.append([(cell["label"], ""), *(_spread(each["cells"][i], 4) for each in shared)])
+    return Table(f"{name.capitalize()} at equal budgets (mean, standard deviation, runs).", columns, rows)
+
+
+def tuned(report: Mapping[str, Any]) -> Table | None:
+    """Each arm at its best setting."""
+    if not report["tuned_settings"]:
+        return None
+    rows = []
+    for arm in report["tuned_settings"]:
+        best = ", ".join(f"{key}={level}" for key, level in arm["best"].items())
+        sensitivity = number(arm["lr_sensitivity"])
+        rows.append([(arm["arm"] or "all runs", ""), (str(arm["trials"]), ""), (best, "")])
+        rows[-1] += [(number(arm["mean"]), ""), (sensitivity, "")]
+    caption = "Each arm at its best setting. Learning-rate sensitivity (Wortsman et al. 2023): how much is lost, on "
+    caption += "average over the rates, against the best one."
+    columns = ["arm", "trials", "best setting", report["metric"]["name"], "sensitivity"]
+    return Table(caption, columns, rows, words=frozenset({2}))
+
+
+def repeats(report: Mapping[str, Any]) -> Table | None:
+    """Runs done twice, and whether they came out the same."""
+    if not report["repeats"]:
+        return None
+    rows = [
+        [(each["run"], ""), (each["of"], ""), ("equal to the bit", "") if each["equal"] else ("differs", "")]
+        + [(NONE if each["first_difference"] is None else str(each["first_difference"]), "")]
+        for each in report["repeats"]
+    ]
+    return Table(
+        "Runs repeated.", ["run", "repeats", "outcome", "first difference"], rows, words=frozenset({1, 2, 3})
+    )
