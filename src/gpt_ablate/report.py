@@ -45,7 +45,7 @@ def write(study: Path, target: Path, console: Console, not_started: int = 0) -> 
     if not finished:
         raise UsageError([Problem("study", str(study), "a folder with at least one finished run")])
     target.mkdir(parents=True, exist_ok=True)
-    rows = [results.row(run) for run in runs]
+    rows = [{"cell": results.cell(run)} | results.row(run.record(), run.result(), results.status(run)) for run in runs]
     with (target / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
