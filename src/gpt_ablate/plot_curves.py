@@ -49,7 +49,7 @@ def loss_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure
     """Loss against optimiser step: training batches, and the validation split where it was evaluated."""
     grouped = groups(report, study)
     shown = [key for key in PANELS if any(len(points(run, key)[0]) > 1 for run in study.runs)]
-    figure = drawing.canvas(8.4 if len(shown) > 1 else 6.2, 4.0)
+    figure = drawing.canvas(8.4 if len(shown) > 1 else 6.2, 3.8)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axis, key in zip(panels, shown, strict=True):
         for i, group in enumerate(grouped):
@@ -57,7 +57,7 @@ def loss_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure
             _draw(axis, group, curves, drawing.style(theme, i), len(study.runs))
         drawing.title(axis, PANELS[key])
         axis.set_xlabel("optimiser step")
-        _loss_axis(axis, report, theme)
+        _loss_axis(axis, report, theme, named=axis is panels[-1])
     panels[0].set_ylabel("loss (nats per token)")
     drawing.legend(figure, panels[0])
     return figure
@@ -67,7 +67,7 @@ def budget_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figu
     """The same runs against tokens, FLOPs and seconds of training; the shared budget of each is marked."""
     grouped, key = groups(report, study), budget_key(report, study)
     flops = {cell["name"]: cell["flops_per_token"] for cell in report["cells"]}
-    figure = drawing.canvas(8.4, 3.7)
+    figure = drawing.canvas(8.4, 3.4)
     panels = figure.subplots(1, 3, sharey=True)
     for axis, unit in zip(panels, ("tokens", "FLOPs", "seconds"), strict=True):
         for i, group in enumerate(grouped):
@@ -81,7 +81,7 @@ def budget_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figu
         for budget in {each["budget"] for each in report["budgets"] if each["unit"] == unit}:
             axis.axvline(budget, color=theme.muted, linewidth=0.8, linestyle=(0, (4, 3)))
         axis.set_xlabel(unit if unit != "seconds" else "seconds of training")
-        axis.ticklabel_format(axis="x", scilimits=(-3, 5), useMathText=True)
+        drawing.in_thousands(axis)
         axis.locator_params(axis="x", nbins=5)
         _loss_axis(axis, report, theme, named=unit == "seconds")
     panels[0].set_ylabel(f"{_NAMES[key]}\n(nats per token)")
@@ -153,10 +153,10 @@ def mean(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
 
 
-def _loss_axis(axis: Axes, report: Mapping[str, Any], theme: Theme, named: bool = True) -> None:
+def _loss_axis(axis: Axes, report: Mapping[str, Any], theme: Theme, named: bool) -> None:
     """From 0 to above ln V, whose line and that of the unigram entropy are drawn; what rises higher is cut."""
     references = report["references"]
     axis.set_ylim(0, 1.12 * references["ln_vocab"])
     axis.set_xlim(left=0)
     drawing.note_line(axis, references["ln_vocab"], "ln V" if named else "", theme)
-    drawing.note_line(axis, references["unigram_entropy"], "unigram entropy" if named else "", theme)
+    drawing.note_line(axis, references["unigram_entropy"], "unigram\nentropy" if named else "", theme)

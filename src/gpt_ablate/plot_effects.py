@@ -41,8 +41,8 @@ def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], th
     by_metric = {m["key"]: drawn([c for c in comparisons if c["metric"] == m["key"]]) for m in metrics}
     labels = list(dict.fromkeys(c["label"] for rows in by_metric.values() for c in rows))
     name_width = 0.082 * max(len(label) for label in labels)
-    height = 1.35 + 0.42 * len(labels)
-    figure = drawing.canvas(min(11.0, max(7.2, name_width + 3.6 * len(metrics))), height)
+    height = 0.8 + 0.45 * len(labels) + 0.3 / len(labels)
+    figure = drawing.canvas(min(11.0, max(7.2, name_width + 3.4 * len(metrics))), height)
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axis, metric in zip(panels, metrics, strict=True):
         rows = {c["label"]: c for c in by_metric[metric["key"]]}
@@ -71,11 +71,11 @@ def _row(axis: Axes, comparison: Comparison, y: int, theme: Theme, unit: float) 
     dots = [unit * difference for difference in comparison["differences"]]
     axis.plot(
         dots,
-        [y - 0.22] * len(dots),
+        [y - 0.24] * len(dots),
         "o",
         color=theme.muted,
-        markersize=3.6,
-        alpha=0.75,
+        markersize=5,
+        alpha=0.7,
         markeredgewidth=0,
         label="one seed" if once else None,
     )
@@ -86,14 +86,12 @@ def _row(axis: Axes, comparison: Comparison, y: int, theme: Theme, unit: float) 
     axis.plot(mean, y, "D", color=colour, markersize=6, zorder=4, label="mean, 95 % interval" if once else None)
 
 
-def _bands(
-    axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | None, theme: Theme, unit: float
-) -> None:
+def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | None, theme: Theme, unit: float) -> None:
     """Zero, the margin, and (for the metric it was measured in) the noise floor, down all rows."""
     axis.axvline(0, color=theme.ink, linewidth=0.9, zorder=2)
     margin = metric["margin"]
     if margin is not None:
-        label = f"negligible: within ±{unit * margin:g}"
+        label = "negligible: within the declared margin"
         axis.axvspan(-unit * margin, unit * margin, color=theme.band, linewidth=0, zorder=0, label=label)
     floor = report and report["noise_floor"]
     if floor and floor["interval"] is not None:
@@ -160,7 +158,7 @@ def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Fig
         lines.setdefault(tuple(levels[k] for k in [*arms, *tuned]), {})[levels[LEARNING_RATE]] = runs
     colours = {arm: i for i, arm in enumerate(dict.fromkeys(line[: len(arms)] for line in lines))}
     kinds = {other: i for i, other in enumerate(dict.fromkeys(line[len(arms) :] for line in lines))}
-    figure = drawing.canvas(7.2, 4.4)
+    figure = drawing.canvas(7.2, 4.0)
     axis = figure.subplots()
     axis.set_xscale("log")
     top = 1.12 * report["references"]["ln_vocab"]
@@ -197,6 +195,6 @@ def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Fig
     axis.set_xlabel("learning rate")
     axis.set_ylabel(f"{names['name']} ({names['unit']})")
     drawing.note_line(axis, report["references"]["ln_vocab"], "ln V", theme)
-    drawing.note_line(axis, report["references"]["unigram_entropy"], "unigram entropy", theme)
+    drawing.note_line(axis, report["references"]["unigram_entropy"], "unigram\nentropy", theme)
     drawing.legend(figure, axis, 2)
     return figure

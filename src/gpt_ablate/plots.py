@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import plot_curves, plot_effects
 from .drawing import Theme
-from .tables import number, signed
+from .tables import amount, number, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def _budget_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
         "cells reached, at which the table compares them."
     )
     finding = "Loss at equal budgets: " + "; ".join(
-        f"{number(each['budget'])} {each['unit']}: "
+        f"{amount(each['budget'])} {each['unit']}: "
         + ", ".join(f"{cell['label']} {number(cell['mean'])}" for cell in each["cells"][:8])
         for each in report["budgets"]
     )

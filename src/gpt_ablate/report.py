@@ -78,7 +78,9 @@ def _files(
     report: Mapping[str, Any], runs: Study, plates: Sequence[plots.Plate]
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Every file of the report by its path, and the figures as PNG by name."""
-    files, figures, drawn = {}, {}, []
+    files: dict[str, bytes] = {}
+    figures: dict[str, bytes] = {}
+    drawn = []
     for plate in plates:
         light = drawing.render(plate.draw, drawing.LIGHT, "svg", "png")
         dark = drawing.render(plate.draw, drawing.DARK, "svg")
@@ -119,7 +121,7 @@ def _show(report: Mapping[str, Any], runs: Study, target: Path, console: Console
     console.print()
     for sentence in [*report["answer"], *pages.warnings(report)]:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    shown, notes = [run for run in runs.runs], []
+    shown, notes = list(runs.runs), []
     if len(shown) > ROWS_ON_TERMINAL:
         shown = [run for run in shown if run.status != "done"]
         notes.append(f"{len(runs.runs) - len(shown)} runs are done: {results.shown(target / 'results.csv')}")

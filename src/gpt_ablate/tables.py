@@ -73,12 +73,17 @@ def comparisons(report: Mapping[str, Any], kinds: Iterable[str], caption: str) -
         if each["kind"] in wanted:
             metric = metrics[each["metric"]]
             what = [(metric["name"], "")] if several else []
-            rows.append([(each["label"], f"against {each['reference']}"), *what, *_comparison(each, metric["scale"])])
+            against = "" if each["reference"] == report["baseline"] else f"against {each['reference']}"
+            rows.append([(each["label"], against), *what, *_comparison(each, metric["scale"])])
     if not rows:
         return None
     columns = ["comparison", *(["metric"] if several else []), "pairs", "difference", "95 % interval", "p"]
     columns += ["adjusted p", "verdict", "detectable"]
     words = {len(columns) - 2} | ({1} if several else set())
+    caption += (
+        f" p: paired t test; adjusted: Holm, over all comparisons of a metric. Detectable: the least difference that "
+        f"so many pairs show with probability {report['power']:g}."
+    )
     return Table(caption, columns, rows, words=frozenset(words))
 
 
@@ -121,7 +126,7 @@ def cells(report: Mapping[str, Any]) -> Table:
             [
                 (cell["label"], ""),
                 (NONE if cell["parameters"] is None else f"{cell['parameters']:,}", ""),
-                (_flops(cell["flops_per_token"]), ""),
+                (amount(cell["flops_per_token"]), ""),
                 _spread(cell["tokens_per_second"], 0),
                 _spread(cell["peak_memory_bytes"], 2, 1e9, " GB"),
                 *(_spread(cell[key], 4) for key in losses),
@@ -152,13 +157,14 @@ def _spread(summary: Mapping[str, Any], decimals: int, unit: float = 1, suffix: 
     return f"{summary['mean'] / unit:,.{decimals}f}{suffix}", f"{sd}({summary['n']})"
 
 
-def _flops(value: float | None) -> str:
+def amount(value: float | None) -> str:
+    """A large number with a letter: 1.23 T, 46.1 k."""
     if value is None:
         return NONE
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+    for size, letter in ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
         if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.0f}"
+            return f"{value / (size if letter != ' k' else 1e3):.3g}{letter}"
+    return f"{value:,.4g}"
 
 
 def budgets(report: Mapping[str, Any]) -> Table | None:
@@ -168,8 +174,7 @@ def budgets(report: Mapping[str, Any]) -> Table | None:
         return None
     names = {metric["key"]: metric["name"] for metric in report["metrics"]}
     name = names.get(shared[0]["metric"], shared[0]["metric"])
-    columns = ["cell", *(f"at {number(each['budget'])} {each['unit']}" for each in shared)]
-    columns = [title.replace(".0000", "") for title in columns]
+    columns = ["cell", *(f"at {amount(each['budget'])} {each['unit']}" for each in shared)]
     rows = []
     for i, cell in enumerate(shared[0]["cells"]):
         rows.append([(cell["label"], ""), *(_spread(each["cells"][i], 4) for each in shared)])
@@ -196,11 +201,9 @@ def repeats(report: Mapping[str, Any]) -> Table | None:
     """Runs done twice, and whether they came out the same."""
     if not report["repeats"]:
         return None
-    rows = [
-        [(each["run"], ""), (each["of"], ""), ("equal to the bit", "") if each["equal"] else ("differs", "")]
-        + [(NONE if each["first_difference"] is None else str(each["first_difference"]), "")]
-        for each in report["repeats"]
-    ]
-    return Table(
-        "Runs repeated.", ["run", "repeats", "outcome", "first difference"], rows, words=frozenset({1, 2, 3})
-    )
+    rows = []
+    for each in report["repeats"]:
+        outcome = "equal to the bit" if each["equal"] else "differs"
+        first = NONE if each["first_difference"] is None else str(each["first_difference"])
+        rows.append([(each["run"], ""), (each["of"], ""), (outcome, ""), (first, "")])
+    return Table("Runs repeated.", ["run", "repeats", "outcome", "first difference"], rows, words=frozenset({1, 2, 3}))
