@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from . import curves, fairness, results
 from .curves import Curve
+from .levels import as_text, cell_name, factors_of, keys_of, label, level_of, nearest_cell, place_of
 from .registry import Problem, UsageError
 from .runs import RunDirectory, find, read_json
 
@@ -87,14 +85,29 @@ class Study:
                 gathered[run.cell].append(run)
         return gathered
 
+    @property
+    def known(self) -> list[StudyRun | AbsentRun]:
+        """Every run that is there or was planned, repeats apart."""
+        return [*(run for run in self.runs if run.repeat == 0), *self.absent]
+
+    @property
+    def within_keys(self) -> list[str]:
+        """The factors in which compared cells agree."""
+        return [key for key in self.factors if key in self.report["within"]]
+
+    @property
+    def tuned_keys(self) -> list[str]:
+        """The factors whose best level is taken for each arm."""
+        return [key for key in self.factors if key in self.report["tune"] and key not in self.within_keys]
+
+    @property
+    def crossed_keys(self) -> list[str]:
+        """The factors whose effects are asked for."""
+        return [key for key in self.factors if key not in (*self.within_keys, *self.tuned_keys, "arm")]
+
     def label(self, cell: str) -> str:
         """The cell named by what varies: "norm=pre optimizer.lr=0.001"; its full name where nothing does."""
         return label(self.levels[cell]) or cell
-
-
-def label(levels: Mapping[str, str]) -> str:
-    """Levels as a person writes them: "norm=pre optimizer.lr=0.001"."""
-    return " ".join(f"{key}={level}" for key, level in levels.items())
 
 
 def read(path: Path) -> Study:
@@ -108,17 +121,17 @@ def read(path: Path) -> Study:
         raise UsageError([Problem("study", str(path), "a folder that holds runs")])
     records = [_record(directory) for directory in directories]
     plan = _plan(path)
-    keys = _keys(records)
+    keys = keys_of(records)
     runs = [_run(path, directory, record, keys) for directory, record in zip(directories, records, strict=True)]
     _refuse_twins(runs)
     fairness.check(runs, keys)
     absent = _absent(plan, runs, keys)
     asked = _asked(plan, runs)
     cells = {run.cell: run.levels for run in _in_planned_order(plan, [*runs, *absent])}
-    factors = _factors(cells.values(), asked["baseline"])
-    baseline = _nearest(cells, {key: levels[0] for key, levels in factors.items()})
+    factors = factors_of(cells.values(), asked["baseline"])
+    baseline = nearest_cell(cells, {key: levels[0] for key, levels in factors.items()})
     varying = {cell: {key: levels[key] for key in factors} for cell, levels in cells.items()}
-    order = [baseline, *sorted(set(cells) - {baseline}, key=lambda cell: _place(factors, varying[cell]))]
+    order = [baseline, *sorted(set(cells) - {baseline}, key=lambda cell: place_of(factors, varying[cell]))]
     return Study(
         path,
         plan["study"] if plan else path.absolute().name,
@@ -169,19 +182,10 @@ def _record(directory: RunDirectory) -> dict[str, Any]:
     return record
 
 
-def _keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What can tell two cells apart: every axis, then every key that a launch swept or named, then the arm."""
-    keys = dict.fromkeys(axis for record in records for axis in record["axes"])
-    keys |= dict.fromkeys(sorted({key for record in records for key in record["config"].get("cell_keys", [])}))
-    if any(record["config"].get("arm") is not None for record in records):
-        keys["arm"] = None
-    return [key for key in keys if key not in ("seed", "repeat")]
-
-
 def _run(root: Path, directory: RunDirectory, record: dict[str, Any], keys: Sequence[str]) -> StudyRun:
     config, result = record["config"], directory.result()
-    levels = {key: _level(record, key) for key in keys}
-    cell, seed, arm = _cell(levels, record["axes"]), config["seed"], config.get("arm")
+    levels = {key: level_of(record, key) for key in keys}
+    cell, seed, arm = cell_name(levels, record["axes"]), config["seed"], config.get("arm")
     inside = directory.path.relative_to(root).as_posix()
     return StudyRun(
         directory,
@@ -196,32 +200,6 @@ def _run(root: Path, directory: RunDirectory, record: dict[str, Any], keys: Sequ
         result,
         curves.read(directory),
     )
-
-
-def _level(record: Mapping[str, Any], key: str) -> str:
-    """A run's value of an axis or a key, as its folder has it: for a group the option that was chosen."""
-    if key in record["axes"]:
-        return str(record["axes"][key])
-    value: Any = record["config"]
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if isinstance(value, Mapping):
-        chosen = [text.partition("=")[2] for text in record["overrides"] if text.partition("=")[0] == key]
-        return chosen[-1] if chosen else str(value.get("name"))
-    return _written(value)
-
-
-def _written(value: Any) -> str:
-    """A level as text, a number always in the same way: 0, 0.0 and "0.0" are "0"."""
-    text = str(value)
-    if not _is_number(text):
-        return text
-    number = float(text)
-    return str(int(number)) if number.is_integer() else str(number)
-
-
-def _cell(levels: Mapping[str, str], axes: Iterable[str]) -> str:
-    return "-".join(level if key in axes else f"{key}_{level}" for key, level in levels.items())
 
 
 def _refuse_twins(runs: Iterable[StudyRun]) -> None:
@@ -245,8 +223,8 @@ def _absent(plan: Mapping[str, Any] | None, runs: Sequence[StudyRun], keys: Sequ
         recorded, repeat = planned["levels"], int(planned["levels"].get("repeat", 0))
         if planned["path"] in there or (planned["fingerprint"], repeat) in there:
             continue
-        levels = {key: _written(recorded[key]) if key in recorded else _unswept(runs, key) for key in keys}
-        cell = _cell(levels, runs[0].record["axes"])
+        levels = {key: as_text(recorded[key]) if key in recorded else _unswept(runs, key) for key in keys}
+        cell = cell_name(levels, runs[0].record["axes"])
         absent.append(AbsentRun(planned["path"], cell, levels, planned["seed"]))
     return absent
 
@@ -274,49 +252,3 @@ def _in_planned_order(
 def _natural(run: StudyRun | AbsentRun) -> tuple[str, int, str]:
     """By cell, then seed, not as text: seed_2 before seed_10."""
     return run.cell, run.seed, run.name
-
-
-def _factors(cells: Iterable[Mapping[str, str]], baseline: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What varies -> its levels: the baseline's first, numbers by size, others in the order of `cells`."""
-    seen: dict[str, dict[str, None]] = {}
-    for cell in cells:
-        for key, level in cell.items():
-            seen.setdefault(key, {})[level] = None
-    factors, problems = {}, []
-    for key, several in seen.items():
-        if len(several) < 2:
-            continue
-        levels = list(several)
-        first = _written(baseline[key]) if key in baseline else _default(key, levels)
-        if first not in levels:
-            problems.append(Problem(f"report.baseline.{key}", first, f"a level of this study: {', '.join(levels)}"))
-        ordered = sorted(levels, key=float) if all(map(_is_number, levels)) else levels
-        factors[key] = [first, *(level for level in ordered if level != first)]
-    if problems:
-        raise UsageError(problems)
-    return factors
-
-
-def _default(key: str, levels: Sequence[str]) -> str:
-    """The option of the default config where it is one of `levels`, else the first of them."""
-    from .launch import CONF
-
-    defaults = OmegaConf.load(CONF / "config.yaml").defaults
-    options = [entry[key] for entry in defaults if isinstance(entry, Mapping) and key in entry]
-    return next((option for option in options if option in levels), levels[0])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _nearest(cells: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str]) -> str:
-    """The cell that has most of the wanted levels, the first of several."""
-    return max(cells, key=lambda cell: sum(cells[cell][key] == level for key, level in wanted.items()))
-
-
-def _place(factors: Mapping[str, list[str]], levels: Mapping[str, str]) -> list[int]:
-    return [factors[key].index(level) for key, level in levels.items()]
