@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from . import tables
 from .plots import EFFECTS, Plate
+from .wording import count
 
 if TYPE_CHECKING:
     from .study import Study, StudyRun
@@ -71,6 +72,7 @@ def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
         "tuned": tables.tuned(report),
         "repeats": tables.repeats(report),
         "runs": _runs(report, study),
+        "tracebacks": [(run.name, run.record["error"]) for run in study.runs if run.status == "failed"],
         "open": [each for each in report["comparisons"] if each["more_seeds"]],
         "resting": _resting(report),
         "samples": samples(study),
@@ -85,7 +87,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     for what in ("missing", "running", "failed", "diverged"):
         names = [each["name"] if isinstance(each, Mapping) else each for each in rests[what]]
         if names:
-            told.append(f"{tables.count(len(names), 'run')} {what}: {_listed(names)}.")
+            told.append(f"{count(len(names), 'run')} {what}: {_listed(names)}.")
     for pair in rests["incomplete_pairs"]:
         lacks = ", ".join(map(str, pair["lacks"]))
         told.append(f"{pair['label']} lacks {'seed' if len(pair['lacks']) == 1 else 'seeds'} {lacks}.")
@@ -101,8 +103,8 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 
 def _about(report: Mapping[str, Any]) -> str:
     """Under the title: how much there is, and what is compared with what."""
-    sizes = [tables.count(len(report["cells"]), "cell"), tables.count(report["rests_on"]["runs"], "run")]
-    seeds = tables.count(len(report["rests_on"]["seeds"]), "seed")
+    sizes = [count(len(report["cells"]), "cell"), count(report["rests_on"]["runs"], "run")]
+    seeds = count(len(report["rests_on"]["seeds"]), "seed")
     told = f"{', '.join(sizes)}, {seeds}. Declared metric: {report['metric']['name']}"
     return f"{told}. Baseline: {report['baseline']}." if len(report["cells"]) > 1 else f"{told}."
 

@@ -29,10 +29,9 @@ Comparison = Mapping[str, Any]
 
 def drawn(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Of the comparisons of one metric, those that a figure has room for, in their order."""
-    if len(comparisons) <= ROWS:
-        return list(comparisons)
-    order = sorted(range(len(comparisons)), key=lambda i: -abs(comparisons[i]["difference"]))
-    return [comparisons[i] for i in sorted(order[:ROWS])]
+    known = [comparison for comparison in comparisons if comparison["difference"] is not None]
+    order = sorted(range(len(known)), key=lambda i: -abs(known[i]["difference"]))
+    return [known[i] for i in sorted(order[:ROWS])]
 
 
 def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], theme: Theme) -> Figure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import plot_curves, plot_effects
 from .drawing import Theme
+from .levels import label
 from .tables import amount, number, signed
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _forest(name: str, rows: Sequence[Mapping[str, Any]], caption: str, report: 
 
 def _told(comparison: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     (metric,) = (m for m in report["metrics"] if m["key"] == comparison["metric"])
+    if comparison["difference"] is None:
+        return f"{comparison['label']}, no complete pair"
     text = f"{comparison['label']} {signed(comparison['difference'], comparison['interval'], metric['scale'])}"
     if comparison["interval"] is not None:
         low, high = (signed(end, comparison["interval"], metric["scale"]) for end in comparison["interval"])
@@ -128,10 +131,7 @@ def _learning_rates(report: Mapping[str, Any], study: Study) -> list[Plate]:
     )
     arms = report["tuned_settings"] or []
     finding = "; ".join(
-        f"{arm['arm'] or 'all runs'} is best at "
-        + ", ".join(f"{key}={level}" for key, level in arm["best"].items())
-        + f" ({number(arm['mean'])})"
-        for arm in arms
+        f"{arm['arm']} is best at {label(arm['best'])} ({number(arm['mean'])})" for arm in arms if arm["best"]
     )
     finding = finding or _ends(report)
     return [Plate("learning_rates", finding, caption, partial(plot_effects.learning_rates, report, study))]

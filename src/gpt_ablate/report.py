@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from . import analysis, board, drawing, pages, plots, results, study
-from .registry import Problem, UsageError
+from . import analysis, board, controls, drawing, pages, plots, results, study
+from .registry import UsageError
 from .study import Study
 
 ROWS_ON_TERMINAL = 40
@@ -28,7 +28,12 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="a folder that holds runs")
     parser.add_argument("--to", type=Path, help="where to write (default: the study's folder)")
     parser.add_argument("--allow-missing", action="store_true", help="compare the pairs there are, where some lack")
-    parser.add_argument("--noise-floor", type=Path, metavar="STUDY", help="an A/A control, drawn beside every effect")
+    parser.add_argument(
+        "--noise-floor",
+        type=Path,
+        metavar="STUDY",
+        help="an A/A control, drawn beside the effects (default: aa_control-<model> beside the study)",
+    )
     args = parser.parse_args()
     try:
         write(
@@ -59,9 +64,8 @@ def write(
     is finished, or if the runs cannot be compared (see `study.read` and `analysis.analyse`).
     """
     runs = study.read(path)
-    if not any(run.directory.finished() for run in runs.runs):
-        raise UsageError([Problem("study", str(path), "a folder with at least one finished run")])
-    found = analysis.analyse(runs, allow_missing, study.read(noise_floor) if noise_floor else None)
+    noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs)
+    found = analysis.analyse(runs, allow_missing, noise)
     plates = plots.plates(found, runs)
     files, figures = _files(found, runs, plates)
     for stale in {f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")} - files.keys():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from . import wording
+from .levels import label
 
 NONE = "–"
 Cell = tuple[str, str]
@@ -24,25 +26,18 @@ class Table:
 
 
 def number(value: float | None) -> str:
-    """Four decimals where they are enough, else powers of ten."""
+    """Four significant digits."""
+    return NONE if value is None else wording.number(value, 4)
+
+
+def signed(value: float | None, interval: Sequence[float] | None, scale: str) -> str:
+    """A difference with its sign, to the decimals that its interval warrants; a ratio in per cent."""
     if value is None:
         return NONE
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
-    mantissa, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")
-    return f"{mantissa}×10{str(int(exponent)).translate(_RAISED)}".replace("-", "−")
-
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def signed(value: float, interval: Sequence[float] | None, scale: str) -> str:
-    """A difference with its sign, to the decimals that its interval warrants; a ratio in per cent."""
     unit = 100 if scale == "ratio" else 1
-    width = (interval[1] - interval[0]) / 2 if interval else abs(value)
-    size = unit * (width or abs(value))
-    decimals = 2 if size == 0 else min(9, max(0 if unit == 100 else 2, 1 - math.floor(math.log10(size))))
-    text = f"{unit * value:+.{decimals}f}".replace("-", "−")
+    half = abs(interval[1] - interval[0]) / 2 if interval else abs(value)
+    text = wording.together(unit * value, (-unit * half, unit * half))[0] if half else wording.number(unit * value)
+    text = f"−{text[1:]}" if text.startswith("-") else f"+{text}" if value > 0 else text
     return f"{text} %" if scale == "ratio" else text
 
 
@@ -51,11 +46,6 @@ def p_value(p: float | None) -> str:
     if p is None:
         return NONE
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def count(n: int, what: str) -> str:
-    """So many of a thing."""
-    return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
 def tally(status: Mapping[str, int]) -> str:
@@ -187,10 +177,9 @@ def tuned(report: Mapping[str, Any]) -> Table | None:
         return None
     rows = []
     for arm in report["tuned_settings"]:
-        best = ", ".join(f"{key}={level}" for key, level in arm["best"].items())
-        sensitivity = number(arm["lr_sensitivity"])
-        rows.append([(arm["arm"] or "all runs", ""), (str(arm["trials"]), ""), (best, "")])
-        rows[-1] += [(number(arm["mean"]), ""), (sensitivity, "")]
+        best = NONE if arm["best"] is None else label(arm["best"])
+        figures = (number(arm["mean"]), number(arm["lr_sensitivity"]))
+        rows.append([(each, "") for each in (arm["arm"], str(arm["trials"]), best, *figures)])
     caption = "Each arm at its best setting. Learning-rate sensitivity (Wortsman et al. 2023): how much is lost, on "
     caption += "average over the rates, against the best one."
     columns = ["arm", "trials", "best setting", report["metric"]["name"], "sensitivity"]
