@@ -122,6 +122,8 @@ def render(draw: Callable[[Theme], Figure], theme: Theme, *kinds: str) -> dict[s
     """The figure as files of these kinds (svg, png); equal input gives equal bytes."""
     with themed(theme):
         figure = draw(theme)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # placed once, not again for each file
         files = {}
         for kind in kinds:
             file = io.BytesIO()

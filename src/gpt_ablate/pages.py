@@ -13,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import tables
-from .plots import EFFECTS, Plate
+from .plots import EFFECTS, Plate, leading
 from .wording import count
 
 if TYPE_CHECKING:
     from .study import Study, StudyRun
 
+NAMED = 4
+"""Runs that a warning names; the end of the page names all."""
 SAMPLES_SHOWN = 12
 """Cells whose samples stand open on the page; those of the others are folded away."""
 
@@ -57,7 +59,9 @@ def markdown(report: Mapping[str, Any], study: Study, plates: Sequence[Plate]) -
 
 
 def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    kind = leading(report)
     plain = f"Differences from the baseline, {report['baseline']}, paired by seed."
+    best = "Arms compared each at its best setting, which the other seeds chose, paired by seed."
     factorial = "Main effects and two-way interactions, paired by seed."
     return {
         "report": report,
@@ -65,7 +69,8 @@ def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
         "rests": report["rests_on"],
         "primary": report["metric"],
         "warnings": warnings(report),
-        "comparisons": tables.comparisons(report, ("cell", "tuned"), plain),
+        "comparisons": tables.comparisons(report, (kind,), best if kind == "tuned" else plain),
+        "settings": tables.comparisons(report, ("cell",), plain) if kind == "tuned" else None,
         "factorial": tables.comparisons(report, EFFECTS, factorial),
         "cells": tables.cells(report),
         "budgets": tables.budgets(report),
@@ -73,7 +78,7 @@ def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
         "repeats": tables.repeats(report),
         "runs": _runs(report, study),
         "tracebacks": [(run.name, run.record["error"]) for run in study.runs if run.status == "failed"],
-        "open": [each for each in report["comparisons"] if each["more_seeds"]],
+        "open": _open(report),
         "resting": _resting(report),
         "samples": samples(study),
         "samples_shown": SAMPLES_SHOWN,
@@ -85,20 +90,39 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     rests = report["rests_on"]
     told = []
     for what in ("missing", "running", "failed", "diverged"):
-        names = [each["name"] if isinstance(each, Mapping) else each for each in rests[what]]
-        if names:
-            told.append(f"{count(len(names), 'run')} {what}: {_listed(names)}.")
-    for pair in rests["incomplete_pairs"]:
-        lacks = ", ".join(map(str, pair["lacks"]))
-        told.append(f"{pair['label']} lacks {'seed' if len(pair['lacks']) == 1 else 'seeds'} {lacks}.")
+        if names := _names(rests[what]):
+            more = f" and {len(names) - NAMED} more, named at the end" if len(names) > NAMED else ""
+            told.append(f"{count(len(names), 'run')} {what}: {', '.join(names[:NAMED])}{more}.")
     if rests["hardware_differs"]:
         told.append("The runs were made on differing hardware: do not compare their speed and memory.")
     return told
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more (all below)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _names(runs: Sequence[Any]) -> list[str]:
+    return [each["name"] if isinstance(each, Mapping) else each for each in runs]
+
+
+@dataclass(frozen=True)
+class Open:
+    """Comparisons that the same launch would settle."""
+
+    told: list[str]
+    command: str | None
+
+
+def _open(report: Mapping[str, Any]) -> list[Open]:
+    """What more seeds would settle, the fewest first; comparisons that take the same command together."""
+    units = {metric["key"]: (100, " %") if metric["scale"] == "ratio" else (1, "") for metric in report["metrics"]}
+    by_command: dict[str | None, list[str]] = {}
+    for each in sorted(report["comparisons"], key=lambda each: each["more_seeds"] or 0):
+        if each["more_seeds"]:
+            unit, sign = units[each["metric"]]
+            by_command.setdefault(each["command"], []).append(
+                f"{each['label']} against {each['reference']}: {each['pairs_needed']} pairs show a difference of the "
+                f"declared margin ({unit * each['margin']:g}{sign}) with probability {report['power']:g}, "
+                f"{each['more_seeds']} more than there are."
+            )
+    return [Open(told, command) for command, told in by_command.items()]
 
 
 def _about(report: Mapping[str, Any]) -> str:
@@ -124,6 +148,9 @@ def _resting(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in rests["versions"].items())),
         ("git commit", ", ".join(str(commit) for commit in rests["git_commits"])),
     ]
+    told[1:1] = [(what, ", ".join(_names(rests[what]))) for what in ("missing", "running", "failed", "diverged")]
+    for pair in rests["incomplete_pairs"]:
+        told.append((f"lacking for {pair['label']}", f"seed {', '.join(map(str, pair['lacks']))}"))
     return [(name, value) for name, value in told if value]
 
 

@@ -38,29 +38,24 @@ def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], th
     """A panel for each metric: each seed's difference a dot, their mean and its interval, zero, margin, noise floor."""
     metrics = [m for m in report["metrics"] if any(c["metric"] == m["key"] for c in comparisons)]
     by_metric = {m["key"]: drawn([c for c in comparisons if c["metric"] == m["key"]]) for m in metrics}
-    labels = list(dict.fromkeys(c["label"] for rows in by_metric.values() for c in rows))
-    name_width = 0.082 * max(len(label) for label in labels)
-    height = 0.8 + 0.45 * len(labels) + 0.3 / len(labels)
-    figure = drawing.canvas(min(11.0, max(7.2, name_width + 3.4 * len(metrics))), height)
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    heights = [0.62 + 0.42 * len(rows) for rows in by_metric.values()]
+    figure = drawing.canvas(7.2, sum(heights))
+    panels = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, metric in zip(panels, metrics, strict=True):
-        rows = {c["label"]: c for c in by_metric[metric["key"]]}
-        ratio = metric["scale"] == "ratio"
-        _bands(axis, metric, report if metric["key"] == report["metric"]["key"] else None, theme, 100 if ratio else 1)
-        for y, label in enumerate(labels):
-            if label in rows:
-                _row(axis, rows[label], y, theme, 100 if ratio else 1)
-        what = "%" if ratio else metric["unit"]
-        axis.set_xlabel(f"{metric['name']}: difference ({what})")
+        rows, unit = by_metric[metric["key"]], 100 if metric["scale"] == "ratio" else 1
+        for y, row in enumerate(rows):
+            _row(axis, row, y, theme, unit)
+        _bands(axis, metric, report if metric["key"] == report["metric"]["key"] else None, theme, unit)
+        axis.set_xlabel(f"{metric['name']}: difference ({'%' if unit == 100 else metric['unit']})")
         axis.ticklabel_format(axis="x", useOffset=False)
         axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="x", color=theme.rule, linewidth=0.4)
         axis.set_axisbelow(True)
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(labels)), labels)
-    panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    drawing.legend(figure, panels[0], 4)
+        axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+    drawing.legend(figure, panels[0], 2)
     return figure
 
 
@@ -86,7 +81,10 @@ def _row(axis: Axes, comparison: Comparison, y: int, theme: Theme, unit: float) 
 
 
 def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | None, theme: Theme, unit: float) -> None:
-    """Zero, the margin, and (for the metric it was measured in) the noise floor, down all rows."""
+    """Zero, the margin, and (for the metric it was measured in) the noise floor, down all rows.
+
+    The noise floor may be wider than the panel, which is scaled to the effects; the legend gives its ends.
+    """
     axis.axvline(0, color=theme.ink, linewidth=0.9, zorder=2)
     margin = metric["margin"]
     if margin is not None:
@@ -94,6 +92,8 @@ def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | No
         axis.axvspan(-unit * margin, unit * margin, color=theme.band, linewidth=0, zorder=0, label=label)
     floor = report and report["noise_floor"]
     if floor and floor["interval"] is not None:
+        axis.autoscale_view()
+        axis.set_xlim(axis.get_xlim())
         low, high = (unit * end for end in floor["interval"])
         axis.axvspan(
             low,
@@ -103,7 +103,7 @@ def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | No
             hatch="////",
             linewidth=0.6,
             zorder=1,
-            label="noise floor (A/A control)",
+            label=f"noise floor: {low:+.2g} to {high:+.2g} ({floor['study']})".replace("-", "−"),
         )
 
 

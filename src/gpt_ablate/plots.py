@@ -35,10 +35,15 @@ def plates(report: Mapping[str, Any], study: Study) -> list[Plate]:
     return [plate for make in _MAKERS for plate in make(report, study)]
 
 
+def leading(report: Mapping[str, Any]) -> str:
+    """The kind of comparison that answers for the cells: of arms at their best, where settings were tuned."""
+    return "tuned" if any(c["kind"] == "tuned" for c in report["comparisons"]) else "cell"
+
+
 def _effects(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    rows = [c for c in report["comparisons"] if c["kind"] not in EFFECTS]
+    rows = [c for c in report["comparisons"] if c["kind"] == leading(report)]
     caption = (
-        f"Difference from the baseline ({report['baseline']}), seed by seed. Grey dots: one seed pair each; diamond "
+        "Difference from the baseline, seed by seed. Grey dots: one seed pair each; diamond "
         "and bar: their mean and its 95 % interval. An interval that leaves the zero line aside shows a difference"
         + _bands(report)
     )

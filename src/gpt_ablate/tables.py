@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,14 +32,18 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float | None, interval: Sequence[float] | None, scale: str) -> str:
-    """A difference with its sign, to the decimals that its interval warrants; a ratio in per cent."""
+    """A difference with its sign, to two digits of its interval's half width; a ratio in per cent."""
     if value is None:
         return NONE
     unit = 100 if scale == "ratio" else 1
-    half = abs(interval[1] - interval[0]) / 2 if interval else abs(value)
-    text = wording.together(unit * value, (-unit * half, unit * half))[0] if half else wording.number(unit * value)
-    text = f"−{text[1:]}" if text.startswith("-") else f"+{text}" if value > 0 else text
-    return f"{text} %" if scale == "ratio" else text
+    half = unit * abs(interval[1] - interval[0]) / 2 if interval else 0.0
+    text = f"{unit * value:+.{max(0, 1 - math.floor(math.log10(half)))}f}" if half else plus(unit * value)
+    return text.replace("-", "−") + (" %" if scale == "ratio" else "")
+
+
+def plus(value: float) -> str:
+    """Three significant digits, with the sign."""
+    return ("+" if value > 0 else "") + wording.number(value)
 
 
 def p_value(p: float | None) -> str:
@@ -55,33 +60,33 @@ def tally(status: Mapping[str, int]) -> str:
 
 def comparisons(report: Mapping[str, Any], kinds: Iterable[str], caption: str) -> Table | None:
     """Every comparison of these kinds, with what it rests on and what could have been seen."""
-    wanted = tuple(kinds)
     metrics = {metric["key"]: metric for metric in report["metrics"]}
     several = len(metrics) > 1
     rows = []
-    for each in report["comparisons"]:
-        if each["kind"] in wanted:
-            metric = metrics[each["metric"]]
-            what = [(metric["name"], "")] if several else []
-            against = "" if each["reference"] == report["baseline"] else f"against {each['reference']}"
-            rows.append([(each["label"], against), *what, *_comparison(each, metric["scale"])])
+    for each in (each for kind in kinds for each in report["comparisons"] if each["kind"] == kind):
+        metric = metrics[each["metric"]]
+        what = [(metric["name"], "")] if several else []
+        against = "" if each["reference"] == report["baseline"] else f"against {each['reference']}"
+        rows.append([(each["label"], against), *what, *_comparison(each, metric["scale"])])
     if not rows:
         return None
     columns = ["comparison", *(["metric"] if several else []), "pairs", "difference", "95 % interval", "p"]
     columns += ["adjusted p", "verdict", "detectable"]
     words = {len(columns) - 2} | ({1} if several else set())
     caption += (
-        f" p: paired t test; adjusted: Holm, over all comparisons of a metric. Detectable: the least difference that "
-        f"so many pairs show with probability {report['power']:g}."
+        f" p: paired t test; adjusted: Holm, over this table's comparisons of a metric. Detectable: the least "
+        f"difference that so many pairs show with probability {report['power']:g}."
     )
     return Table(caption, columns, rows, words=frozenset(words))
 
 
 def _comparison(each: Mapping[str, Any], scale: str) -> list[Cell]:
     interval = each["interval"]
-    sd = "" if each["sd"] is None else f"sd {signed(each['sd'], interval, scale).lstrip('+')}"
+    unit, of_unit = (100, " %") if scale == "ratio" else (1, "")
+    sd = "" if each["sd"] is None else f"sd {wording.number(unit * each['sd'], 2)}{of_unit}"
     between, bca = (_interval(each[key], interval, scale) for key in ("interval", "bca"))
-    detectable = NONE if each["detectable"] is None else signed(each["detectable"], interval, scale).replace("+", "±")
+    least = each["detectable"]
+    detectable = NONE if least is None else f"±{wording.number(unit * least, 2)}{of_unit}"
     return [
         (str(len(each["seeds"])), ""),
         (signed(each["difference"], interval, scale), sd),
