@@ -103,9 +103,10 @@ def _notes(study: Study) -> Iterable[str]:
             )
     sampled = {run.record["config"]["trainer"].get("eval_batches") for run in study.runs} - {None}
     if sampled:
+        batches = listed([count(n, "batch", "batches") for n in sorted(sampled)])
         yield (
-            f"Evaluations before the last are over {listed([count(n, 'batch', 'batches') for n in sorted(sampled)])} of each "
-            "split, the last is over all of it; so are the values at equal budgets."
+            f"Evaluations before the last are over {batches} of each split, the last is over all of it; so are the "
+            "values at equal budgets."
         )
     if len({hardware(run.record) for run in study.runs}) > 1:
         yield "The runs were made on different hardware: speed and memory do not compare."
