@@ -127,12 +127,8 @@ def _led(comparisons: Sequence[Comparison], primary: bool) -> Iterator[str]:
         shown = [each for each in interactions if each.verdict in ("better", "worse")]
         yield from _told(shown, primary)
         if rest := len(interactions) - len(shown):
-            which = f"the other {rest}" if shown else f"the {wording.count(rest, 'interaction')}"
-            yield (
-                f"No interaction of {which} could be shown beyond what the table says."
-                if shown
-                else (f"Of {which} between two factors none could be shown.")
-            )
+            others = wording.count(rest, f"{'other ' if shown else ''}interaction")
+            yield f"Of {others} between two factors, none could be shown."
 
 
 def _told(comparisons: Sequence[Comparison], primary: bool) -> Iterator[str]:

@@ -67,7 +67,7 @@ def hardware(record: Mapping[str, Any]) -> str:
     """A run's machine in a few words: "AMD EPYC, 2 cores, 2 threads, 25 GB"."""
     known = record.get("hardware", {})
     parts = [str(known.get("processor") or known.get("machine") or "unknown")]
-    parts += [f"{known[key]} {key}" for key in ("cores", "threads") if known.get(key)]
+    parts += [count(known[f"{one}s"], one) for one in ("core", "thread") if known.get(f"{one}s")]
     parts += [f"{known['memory_bytes'] / 1e9:.0f} GB"] if known.get("memory_bytes") else []
     return ", ".join([*parts, *known.get("gpus", [])])
 
