@@ -164,7 +164,7 @@ def _fates(study: Study) -> Iterator[str]:
     told = {"diverged": "diverged", "failed": "failed", "running": "is not finished", "missing": "is missing"}
     many = told | {"running": "are not finished", "missing": "are missing"}
     for cell, runs in study.cells().items():
-        absent = ["missing" for run in study.absent if run.cell == cell]
+        absent = ["missing" for run in study.absent if run.cell == cell and run.repeat == 0]
         statuses = [*(run.status for run in runs), *absent]
         for status in told:
             if n := statuses.count(status):
