@@ -127,12 +127,8 @@ def _led(comparisons: Sequence[Comparison], primary: bool) -> Iterator[str]:
         shown = [each for each in interactions if each.verdict in ("better", "worse")]
         yield from _told(shown, primary)
         if rest := len(interactions) - len(shown):
-            which = f"the other {rest}" if shown else f"the {wording.count(rest, 'interaction')}"
-            yield (
-                f"No interaction of {which} could be shown beyond what the table says."
-                if shown
-                else (f"Of {which} between two factors none could be shown.")
-            )
+            others = wording.count(rest, f"{'other ' if shown else ''}interaction")
+            yield f"Of {others} between two factors, none could be shown."
 
 
 def _told(comparisons: Sequence[Comparison], primary: bool) -> Iterator[str]:
@@ -168,7 +164,7 @@ def _fates(study: Study) -> Iterator[str]:
     told = {"diverged": "diverged", "failed": "failed", "running": "is not finished", "missing": "is missing"}
     many = told | {"running": "are not finished", "missing": "are missing"}
     for cell, runs in study.cells().items():
-        absent = ["missing" for run in study.absent if run.cell == cell]
+        absent = ["missing" for run in study.absent if run.cell == cell and run.repeat == 0]
         statuses = [*(run.status for run in runs), *absent]
         for status in told:
             if n := statuses.count(status):

@@ -67,7 +67,7 @@ def hardware(record: Mapping[str, Any]) -> str:
     """A run's machine in a few words: "AMD EPYC, 2 cores, 2 threads, 25 GB"."""
     known = record.get("hardware", {})
     parts = [str(known.get("processor") or known.get("machine") or "unknown")]
-    parts += [f"{known[key]} {key}" for key in ("cores", "threads") if known.get(key)]
+    parts += [count(known[f"{one}s"], one) for one in ("core", "thread") if known.get(f"{one}s")]
     parts += [f"{known['memory_bytes'] / 1e9:.0f} GB"] if known.get("memory_bytes") else []
     return ", ".join([*parts, *known.get("gpus", [])])
 
@@ -103,9 +103,10 @@ def _notes(study: Study) -> Iterable[str]:
             )
     sampled = {run.record["config"]["trainer"].get("eval_batches") for run in study.runs} - {None}
     if sampled:
+        batches = listed([count(n, "batch", "batches") for n in sorted(sampled)])
         yield (
-            f"Evaluations before the last are over {listed([count(n, 'batch', 'batches') for n in sorted(sampled)])} of each "
-            "split, the last is over all of it; so are the values at equal budgets."
+            f"Evaluations before the last are over {batches} of each split, the last is over all of it; so are the "
+            "values at equal budgets."
         )
     if len({hardware(run.record) for run in study.runs}) > 1:
         yield "The runs were made on different hardware: speed and memory do not compare."

@@ -51,6 +51,7 @@ class AbsentRun:
     cell: str
     levels: dict[str, str]
     seed: int
+    repeat: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Study:
     @property
     def known(self) -> list[StudyRun | AbsentRun]:
         """Every run that is there or was planned, repeats apart."""
-        return [*(run for run in self.runs if run.repeat == 0), *self.absent]
+        every: list[StudyRun | AbsentRun] = [*self.runs, *self.absent]
+        return [run for run in every if run.repeat == 0]
 
     @property
     def within_keys(self) -> list[str]:
@@ -153,7 +155,8 @@ def rows(study: Study) -> list[dict[str, Any]]:
         for run in study.runs
     ]
     full += [
-        {"run": run.name, "cell": run.cell, **run.levels, "seed": run.seed, "status": "missing"} for run in study.absent
+        {"run": run.name, "cell": run.cell, **run.levels, "seed": run.seed, "repeat": run.repeat, "status": "missing"}
+        for run in study.absent
     ]
     columns = dict.fromkeys(itertools.chain.from_iterable(full))
     return [dict.fromkeys(columns) | row for row in full]
@@ -225,7 +228,7 @@ def _absent(plan: Mapping[str, Any] | None, runs: Sequence[StudyRun], keys: Sequ
             continue
         levels = {key: as_text(recorded[key]) if key in recorded else _unswept(runs, key) for key in keys}
         cell = cell_name(levels, runs[0].record["axes"])
-        absent.append(AbsentRun(planned["path"], cell, levels, planned["seed"]))
+        absent.append(AbsentRun(planned["path"], cell, levels, planned["seed"], repeat))
     return absent
 
 

@@ -32,7 +32,7 @@ _COLUMNS = {
 
 def cells(study: Study) -> list[dict[str, Any]]:
     """One entry for each cell, the baseline first; `n` says how many runs a mean is over."""
-    absent = Counter(run.cell for run in study.absent)
+    absent = Counter(run.cell for run in study.absent if run.repeat == 0)
     return [_cell(study, cell, runs, absent[cell]) for cell, runs in study.cells().items()]
 
 
