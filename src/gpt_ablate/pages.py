@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAMED = 4
 """Runs that a warning names; the end of the page names all."""
+OPEN_SHOWN = 8
+"""Comparisons told of those that one launch would settle."""
 SAMPLES_SHOWN = 12
 """Cells whose samples stand open on the page; those of the others are folded away."""
 
@@ -107,6 +109,7 @@ class Open:
     """Comparisons that the same launch would settle."""
 
     told: list[str]
+    more: int
     command: str | None
 
 
@@ -115,14 +118,14 @@ def _open(report: Mapping[str, Any]) -> list[Open]:
     units = {metric["key"]: (100, " %") if metric["scale"] == "ratio" else (1, "") for metric in report["metrics"]}
     by_command: dict[str | None, list[str]] = {}
     for each in sorted(report["comparisons"], key=lambda each: each["more_seeds"] or 0):
-        if each["more_seeds"]:
+        if each["more_seeds"] and each["kind"] in (*EFFECTS, leading(report)):
             unit, sign = units[each["metric"]]
             by_command.setdefault(each["command"], []).append(
                 f"{each['label']} against {each['reference']}: {each['pairs_needed']} pairs show a difference of the "
                 f"declared margin ({unit * each['margin']:g}{sign}) with probability {report['power']:g}, "
                 f"{each['more_seeds']} more than there are."
             )
-    return [Open(told, command) for command, told in by_command.items()]
+    return [Open(told[:OPEN_SHOWN], len(told[OPEN_SHOWN:]), command) for command, told in by_command.items()]
 
 
 def _about(report: Mapping[str, Any]) -> str:

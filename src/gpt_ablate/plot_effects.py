@@ -38,7 +38,7 @@ def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], th
     """A panel for each metric: each seed's difference a dot, their mean and its interval, zero, margin, noise floor."""
     metrics = [m for m in report["metrics"] if any(c["metric"] == m["key"] for c in comparisons)]
     by_metric = {m["key"]: drawn([c for c in comparisons if c["metric"] == m["key"]]) for m in metrics}
-    heights = [0.62 + 0.42 * len(rows) for rows in by_metric.values()]
+    heights = [0.8 + 0.42 * len(rows) for rows in by_metric.values()]
     figure = drawing.canvas(7.2, sum(heights))
     panels = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, metric in zip(panels, metrics, strict=True):
@@ -54,7 +54,7 @@ def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], th
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
         axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
-        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.set_ylim(len(rows) - 0.4, -0.7)
     drawing.legend(figure, panels[0], 2)
     return figure
 
@@ -103,7 +103,7 @@ def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | No
             hatch="////",
             linewidth=0.6,
             zorder=1,
-            label=f"noise floor: {low:+.2g} to {high:+.2g} ({floor['study']})".replace("-", "−"),
+            label=f"noise floor: {low:+.2g} to {high:+.2g}".replace("-", "−"),
         )
 
 
