@@ -28,7 +28,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 test-all: lint
-	$(BIN)/pytest --slow $(ARGS)
+	$(BIN)/pytest -n auto --slow $(ARGS)

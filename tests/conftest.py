@@ -11,8 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config, resolve
-from gpt_ablate.launch import CONF
 
 TINY = ["model=micro", "data=sample", "model.dropout=0", "trainer.device=cpu"]
 
@@ -40,6 +40,20 @@ def configure() -> Callable[..., Config]:
     def make(*overrides: str) -> Config:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return resolve(compose("config", overrides=[*TINY, *overrides]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def with_data(configure: Callable[..., Config]) -> Callable[..., Config]:
+    """A config of 8-token windows for `data=name`, with other values under `data`."""
+    unset = {"text": "data.path=unset", "tokens": "data.dir=unset", "verdict": "data.dir=null"}
+    small = ("model.context_length=8", "data.batch_size=2")
+    composed = {name: configure(f"data={name}", override, *small) for name, override in unset.items()}
+
+    def make(name: str, **values: object) -> Config:
+        config = composed[name]
+        return config.model_copy(update={"data": config.data.model_copy(update=values)})
 
     return make
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,7 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
         directory = RunDirectory(tmp_path / f"outputs/sweep/{norm}-fresh-looped/seed_1")
         found = {path.relative_to(directory.path).as_posix() for path in directory.path.rglob("*") if path.is_file()}
         expected = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
-        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json", ".lock"}
         expected |= {"checkpoint/final/model.safetensors", "checkpoint/final/state.json"}
         (events,) = found - expected
         assert events.startswith("events.out.tfevents.")
@@ -80,23 +80,119 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
     assert [records(cell) for cell in cells] == before
 
 
-def test_a_cell_that_fails_leaves_the_others_running(
-    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def broken_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A plugin module with a variant of norm whose constructor raises; its file."""
     from gpt_ablate.axes.norm import norms
 
-    (tmp_path / "broken_norm.py").write_text(BROKEN)
+    module = tmp_path / "broken_norm.py"
+    module.write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(norms, "builders", dict(norms.builders))
-    try:
-        code, _, told = train("--multirun", "plugins=[broken_norm]", "norm.name=broken,pre")
-    finally:
-        sys.modules.pop("broken_norm", None)
+    yield module
+    sys.modules.pop("broken_norm", None)
+
+
+SWEEP_THAT_FAILS = ("--multirun", "plugins=[broken_norm]", "norm.name=broken,pre")
+
+
+def statuses(root: Path) -> dict[str, str]:
+    found = [json.loads(file.read_text()) for file in root.rglob("run.json")]
+    return {run["axes"]["norm"]: run["status"] for run in found}
+
+
+def test_a_cell_that_fails_leaves_the_others_running(train: Command, tmp_path: Path, broken_norm: Path) -> None:
+    code, told, error = train(*SWEEP_THAT_FAILS)
     assert code == 1
-    assert "RuntimeError: no such luck" in told
-    found = [json.loads(file.read_text()) for file in tmp_path.rglob("run.json")]
-    assert {run["axes"]["norm"]: run["status"] for run in found} == {"broken": "failed", "pre": "done"}
-    assert all(("no such luck" in (run["error"] or "")) == (run["status"] == "failed") for run in found)
+    assert "RuntimeError: no such luck" in error
+    assert statuses(tmp_path) == {"broken": "failed", "pre": "done"}
+    for file in tmp_path.rglob("run.json"):
+        record = json.loads(file.read_text())
+        assert ("no such luck" in (record["error"] or "")) == (record["status"] == "failed")
+    assert (tmp_path / "outputs/sweep/report.md").exists()
+    assert "broken-fresh-parallel" in told
+
+
+def test_a_failure_ends_a_launch_that_asks_for_it(train: Command, tmp_path: Path, broken_norm: Path) -> None:
+    code, told, error = train(*SWEEP_THAT_FAILS, "trainer.fail_fast=true")
+    assert code == 1
+    assert error.count("Traceback") == 1
+    assert statuses(tmp_path) == {"broken": "failed"}
+    assert "Not started: 1" in told
+
+
+def test_a_failed_run_is_tried_again(train: Command, tmp_path: Path, broken_norm: Path) -> None:
+    assert train(*SWEEP_THAT_FAILS)[0] == 1
+    mended = BROKEN.replace('raise RuntimeError("no such luck")', "super().__init__(*parts, eps=eps)")
+    broken_norm.write_text(mended)
+    from gpt_ablate.axes.norm import norms
+
+    del norms.builders["broken"]
+    sys.modules.pop("broken_norm")
+    code, told, _ = train(*SWEEP_THAT_FAILS)
+    assert code == 0
+    assert "broken-fresh-parallel/seed_123: failed before; starts" in told
+    assert "pre-fresh-parallel/seed_123: finished already" in told
+    assert statuses(tmp_path) == {"broken": "done", "pre": "done"}
+
+
+def test_seeds_added_later_are_the_only_ones_trained(train: Command, tmp_path: Path) -> None:
+    assert train("--multirun", "norm=pre,post", "seed=0", "study=s")[0] == 0
+    before = records(tmp_path / "outputs/s/pre-fresh-parallel/seed_0")
+    code, told, _ = train("--multirun", "norm=pre,post", "seed=0,1", "study=s")
+    assert code == 0
+    assert (told.count("finished already"), told.count(": starts")) == (2, 2)
+    assert records(tmp_path / "outputs/s/pre-fresh-parallel/seed_0") == before
+    noted = json.loads((tmp_path / "outputs/s/study.json").read_text())
+    assert [run["path"] for run in noted["runs"]] == [
+        f"{norm}-fresh-parallel/seed_{seed}" for norm in ("post", "pre") for seed in (0, 1)
+    ]
+    assert noted["overrides"][0] == "--multirun"
+    assert "seed=0,1" in noted["overrides"]
+    for run in noted["runs"]:
+        recorded = json.loads((tmp_path / "outputs/s" / run["path"] / "run.json").read_text())
+        assert (run["fingerprint"], run["seed"]) == (recorded["fingerprint"], recorded["config"]["seed"])
+        assert run["levels"] == recorded["axes"]
+
+
+def test_what_a_study_asks_stays_when_a_launch_declares_nothing(train: Command, tmp_path: Path) -> None:
+    file = tmp_path / "outputs/s/study.json"
+    declared = ("report.question='Which?'", "report.baseline={norm: post}")
+    assert train("--multirun", "norm=pre", "study=s", *declared)[0] == 0
+    asked = json.loads(file.read_text())["report"]
+    assert (asked["question"], asked["baseline"]) == ("Which?", {"norm": "post"})
+    assert train("--multirun", "norm=post", "study=s")[0] == 0
+    assert json.loads(file.read_text())["report"] == asked
+    assert train("--multirun", "norm=post", "study=s", "report.question='What?'")[0] == 0
+    assert json.loads(file.read_text())["report"]["question"] == "What?"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from gpt_ablate.runs import RunDirectory
+with RunDirectory(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_that_another_process_trains_is_refused(train: Command, tmp_path: Path) -> None:
+    assert train("hydra.run.dir=here")[0] == 0
+    (tmp_path / "here/result.json").unlink()
+    before = records(tmp_path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "here")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        code, told, error = train("hydra.run.dir=here")
+        assert (code, told) == (2, "")
+        assert "no other process is training" in error
+        assert records(tmp_path) == before
+    finally:
+        holder.kill()
+        holder.wait()
+    assert train("hydra.run.dir=here")[0] == 0  # killed, it left no lock behind
 
 
 def test_another_config_in_the_place_of_a_run_is_refused(train: Command, tmp_path: Path) -> None:
@@ -207,6 +303,6 @@ def test_ctrl_c_saves_and_the_command_it_prints_finishes(
     assert command[:3] == ["python", "-m", "gpt_ablate.train"]
     done = subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"going on after step {steps}" in done.stdout
+    assert f"goes on after step {steps}" in done.stdout
     assert [line["step"] for line in directory.metrics()] == list(range(25))
     assert directory.result()["status"] == "done"

@@ -20,7 +20,6 @@ from gpt_ablate.config import Config
 from gpt_ablate.data import Split
 
 CPU = torch.device("cpu")
-SMALL = ("model.context_length=8", "data.batch_size=2")
 
 
 @pytest.fixture(autouse=True)
@@ -29,19 +28,6 @@ def nothing_kept() -> Iterator[None]:
     data._tokens.cache_clear()
     yield
     data._tokens.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def with_data(configure: Callable[..., Config]) -> Callable[..., Config]:
-    """The small config for `data=name`, with other values under `data`."""
-    unset = {"text": "data.path=unset", "tokens": "data.dir=unset", "verdict": "data.dir=null"}
-    composed = {name: configure(f"data={name}", override, *SMALL) for name, override in unset.items()}
-
-    def make(name: str, **values: object) -> Config:
-        config = composed[name]
-        return config.model_copy(update={"data": config.data.model_copy(update=values)})
-
-    return make
 
 
 @pytest.fixture
@@ -68,12 +54,14 @@ def test_the_verdict_has_the_reference_figures(verdict: Path, configure: Callabl
     counts = [count / len(tokens) for count in Counter(tokens).values()]
     entropy = -math.fsum(p * math.log(p) for p in counts)
     assert entropy == pytest.approx(6.008, abs=5e-4)
+    evaluated = tokenizer.gpt2().decode_bytes(corpus.val.tokens[1:513].tolist())
     assert corpus.describe() == {
         "sha256": hashlib.sha256(verdict.read_bytes()).hexdigest(),
         "train_tokens": 4_612,
         "val_tokens": 534,
         "train_windows": 18,
         "val_windows": 2,
+        "val_bytes_per_token": pytest.approx(len(evaluated) / 512, rel=1e-12),
         "unigram_entropy": pytest.approx(entropy, rel=1e-12),
         "ln_vocab": pytest.approx(10.825, abs=5e-4),
     }
@@ -176,8 +164,8 @@ def test_token_files_are_mapped_and_give_the_batches_of_their_text(
         ours, theirs = getattr(files, split), getattr(text, split)
         assert isinstance(ours.tokens, np.memmap)
         assert not ours.tokens.flags.writeable
-        windows = ours.order(seed=3, epoch=1)
-        assert torch.equal(windows, theirs.order(seed=3, epoch=1))
+        windows = ours.order(root=3, epoch=1)
+        assert torch.equal(windows, theirs.order(root=3, epoch=1))
         for some, others in zip(ours.batch(windows, CPU), theirs.batch(windows, CPU), strict=True):
             assert torch.equal(some, others)
     assert files.train.unigram_entropy() == text.train.unigram_entropy()
@@ -201,3 +189,13 @@ def test_token_files_need_no_memory_of_their_size(tmp_path: Path, with_data: Cal
         tracemalloc.stop()
     assert corpus.train.n_windows == (size // 2 - 1) // 8
     assert peak < size / 2
+
+
+@pytest.mark.parametrize("context", [4, 7, 32])
+def test_bytes_per_token_are_those_of_the_targets_that_are_evaluated(context: int) -> None:
+    text = "Zoë said “naïve”: 1 2 33 — " * 9
+    ids = [*tokenizer.encode(text), tokenizer.VOCAB_SIZE - 1, *tokenizer.encode(text)]
+    split = Split(np.array(ids, dtype=np.uint16), context, 1)
+    counted = ids[1 : (len(ids) - 1) // context * context + 1]
+    pieces = [tokenizer.gpt2().decode_single_token_bytes(i) for i in counted if i != tokenizer.VOCAB_SIZE - 1]
+    assert split.bytes_per_token() == pytest.approx(len(b"".join(pieces)) / len(counted))

@@ -14,8 +14,6 @@ from gpt_ablate import data
 from gpt_ablate.config import Config
 from gpt_ablate.registry import UsageError
 
-SMALL = ("model.context_length=8", "data.batch_size=2")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -31,19 +29,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     data._tokens.cache_clear()
     yield folder
     data._tokens.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def with_data(configure: Callable[..., Config]) -> Callable[..., Config]:
-    """The small config for `data=name`, with other values under `data`."""
-    unset = {"text": "data.path=unset", "tokens": "data.dir=unset", "verdict": "data.dir=null"}
-    composed = {name: configure(f"data={name}", override, *SMALL) for name, override in unset.items()}
-
-    def make(name: str, **values: object) -> Config:
-        config = composed[name]
-        return config.model_copy(update={"data": config.data.model_copy(update=values)})
-
-    return make
 
 
 def refused(config: Config, *keys: str) -> str:

@@ -13,8 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from gpt_ablate import launch
+from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config, resolve
-from gpt_ablate.launch import CONF, Plan, make_plan
+from gpt_ablate.planning import Plan, make_plan
 from gpt_ablate.registry import UsageError
 
 TINY = ("model=micro", "data=sample", "trainer.device=cpu")
@@ -61,6 +62,18 @@ BAD = [
     ("trainer.dtype=float16", "trainer.dtype"),
     ("trainer.compile=maybe", "trainer.compile"),
     ("trainer.resume=no", "trainer.resume"),
+    ("trainer.max_tokens=0", "trainer.max_tokens"),
+    ("trainer.max_tokens=511", "trainer.max_tokens"),
+    ("trainer.max_flops=-1", "trainer.max_flops"),
+    ("trainer.max_seconds=0", "trainer.max_seconds"),
+    ("trainer.threads=0", "trainer.threads"),
+    ("trainer.fail_fast=1", "trainer.fail_fast"),
+    ("arm=a/b", "arm"),
+    ("arm=1", "arm"),
+    ("repeat=-1", "repeat"),
+    ("report.metrics={}", "report.metrics"),
+    ("report.metrics={eval/train_loss:-1}", "report.metrics.eval/train_loss"),
+    ("report.tune=lr", "report.tune"),
     ("seed=-1", "seed"),
     ("seed=1.5", "seed"),
     ("seed=???", "seed"),
@@ -142,9 +155,17 @@ def test_a_device_that_is_not_here_is_refused(configure: Callable[..., Config]) 
 
 def test_the_fingerprint_ignores_paths_and_device_alone(configure: Callable[..., Config]) -> None:
     first = configure().fingerprint(data="x")
-    for same in ("study=other", "trainer.device=auto", "+data.dir=x", "trainer.resume=never", "cell_keys=[seed]"):
+    for same in (
+        "study=other",
+        "trainer.device=auto",
+        "+data.dir=x",
+        "trainer.resume=never",
+        "cell_keys=[seed]",
+        "repeat=1",
+        "report.tune=[seed]",
+    ):
         assert configure(same).fingerprint(data="x") == first, same
-    for other in ("seed=5", "optimizer.lr=1e-3", "norm=post", "norm.eps=1e-6", "model.dropout=0.1", "data.stride=8"):
+    for other in ("seed=5", "optimizer.lr=1e-3", "norm=post", "norm.eps=1e-6", "model.dropout=0.1", "arm=a"):
         assert configure(other).fingerprint(data="x") != first, other
     assert configure().fingerprint(data="y") != first
 

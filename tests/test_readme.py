@@ -13,8 +13,8 @@ from rich.console import Console
 
 from gpt_ablate import training
 from gpt_ablate.axes.norm import norms
+from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config
-from gpt_ablate.launch import CONF
 from gpt_ablate.model import GPT
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

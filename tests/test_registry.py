@@ -12,8 +12,8 @@ from rich.console import Console
 
 from gpt_ablate import registry, training
 from gpt_ablate.axes.norm import PreNorm, norms
+from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config
-from gpt_ablate.launch import CONF
 from gpt_ablate.model import GPT
 from gpt_ablate.registry import Registry, UsageError, axis_names, load
 from gpt_ablate.runs import RunDirectory

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from gpt_ablate import checkpoint, data, tokenizer, training
 from gpt_ablate.config import Config
-from gpt_ablate.model import GPT
+from gpt_ablate.model import GPT, flops_per_token
+from gpt_ablate.registry import UsageError
 from gpt_ablate.runs import RunDirectory
 
 TIMES = ("wall_time", "tokens_per_second")
@@ -158,6 +159,57 @@ def test_length_and_epoch_means(
         if "train/epoch_loss" in line:
             epoch = [other["train/loss"] for other in lines[1:] if other["epoch"] == line["epoch"]]
             assert line["train/epoch_loss"] == pytest.approx(sum(epoch) / len(epoch), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"),
+    [("max_tokens=100", 3), ("max_tokens=96", 3), ("max_flops={flops}", 4), ("max_tokens=9999", 6)],
+)
+def test_the_first_limit_ends_the_run(limit: str, steps: int, small: Callable[..., Config], tmp_path: Path) -> None:
+    flops = 4.5 * 32 * flops_per_token(GPT(small()))
+    directory = train(small(f"trainer.{limit.format(flops=flops)}", "trainer.sample_every=0"), tmp_path / "run")
+    assert directory.metrics()[-1]["step"] == directory.result()["step"] == steps
+    assert "eval/val_loss" in directory.metrics()[-1]
+    assert directory.record()["total_steps"] == steps
+
+
+def test_seconds_of_training_end_the_run(small: Callable[..., Config], tmp_path: Path) -> None:
+    limit = 0.05
+    directory = train(small(f"trainer.max_seconds={limit}", "trainer.max_epochs=1000"), tmp_path / "run")
+    spent = list(itertools.accumulate(32 / line["tokens_per_second"] for line in directory.metrics()[1:]))
+    assert spent[-1] >= limit
+    assert all(seconds < limit for seconds in spent[:-1])
+    assert directory.result()["training_seconds"] == pytest.approx(spent[-1])
+    assert directory.result()["status"] == "done"
+    assert "eval/val_loss" in directory.metrics()[-1]
+
+
+def test_flops_that_pay_for_no_step_are_refused(small: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"trainer.max_flops = 1.0: at least one step"):
+        train(small("trainer.max_flops=1"), tmp_path / "run")
+
+
+def test_arms_share_no_draw_and_a_repeat_shares_all(small: Callable[..., Config], tmp_path: Path) -> None:
+    plain, a, b, again = (
+        train(small("model.dropout=0.1", *overrides), tmp_path / name)
+        for name, overrides in {"plain": (), "a": ["arm=a"], "b": ["arm=b"], "again": ["arm=b", "repeat=1"]}.items()
+    )
+    assert timeless(b.metrics()) == timeless(again.metrics())
+    assert timeless(b.samples()) == timeless(again.samples())
+    assert b.record()["fingerprint"] == again.record()["fingerprint"]
+    weights = [dict(checkpoint.load_trained(run)[0].named_parameters()) for run in (plain, a, b)]
+    orders = [data.load(small(*arm)).train.order(small(*arm).root, 1).tolist() for arm in ((), ("arm=a",), ("arm=b",))]
+    for one, other in itertools.combinations(range(3), 2):
+        assert not torch.equal(weights[one]["token_embedding.weight"], weights[other]["token_embedding.weight"])
+        assert orders[one] != orders[other]
+    assert len({run.record()["fingerprint"] for run in (plain, a, b)}) == 3
+
+
+def test_threads_are_those_asked_for_while_the_run_lasts(small: Callable[..., Config], tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    directory = train(small(f"trainer.threads={before + 1}", "trainer.max_steps=1"), tmp_path / "run")
+    assert directory.record()["hardware"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_the_result_is_over_the_whole_of_both_splits(small: Callable[..., Config], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -87,6 +88,9 @@ class TrainerConfig(Section):
 
     max_epochs: Count | None
     max_steps: Count | None
+    max_tokens: Count | None = None
+    max_flops: Positive | None = None
+    max_seconds: Positive | None = None
     eval_every: Steps | None
     eval_batches: Count | None
     sample_every: Steps | None
@@ -94,9 +98,11 @@ class TrainerConfig(Section):
     grad_clip: Positive | None
     accumulate: Count
     device: str
+    threads: Count | None = None
     dtype: Literal["float32", "bfloat16"]
     compile: bool
     resume: Literal["auto", "never", "restart"]
+    fail_fast: bool = False
 
 
 class SamplingConfig(Section):
@@ -109,10 +115,27 @@ class SamplingConfig(Section):
     max_new_tokens: Count
 
 
+class ReportConfig(Section):
+    """What a study asks of its runs, declared before they are made; changes no run."""
+
+    question: str | None = None
+    baseline: dict[str, str | int | float | bool] = {}
+    metrics: Annotated[dict[str, Margin | None], Field(min_length=1)] = {"eval/train_loss": 0.05}
+    within: list[str] = []
+    tune: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
+
 class Config(Section):
     """A run's config, checked and complete."""
 
     seed: Steps
+    arm: str | None = None
+    repeat: Steps = 0
     study: str | None
     plugins: list[str]
     cell_keys: list[str]
@@ -124,6 +147,18 @@ class Config(Section):
     schedule: Variant
     trainer: TrainerConfig
     sampling: SamplingConfig
+    report: ReportConfig = ReportConfig()
+
+    @property
+    def root(self) -> str:
+        """What every random stream of the run is derived from; arms share none."""
+        return str(self.seed) if self.arm is None else f"{self.arm}:{self.seed}"
+
+    def levels(self) -> dict[str, Any]:
+        """What names the run's cell: the variant of every axis, and the value of every cell key."""
+        record = flatten(self.record())
+        values = {key: record.get(key, record.get(f"{key}.name")) for key in self.cell_keys}
+        return {axis: variant.name for axis, variant in self.axes.items()} | values
 
     @model_validator(mode="before")
     @classmethod
@@ -142,20 +177,23 @@ class Config(Section):
         return _digest(comparable(self.record()) | content)
 
 
-_WITHOUT_EFFECT = {
-    "": ("study", "cell_keys"),
-    "data": ("path", "dir"),
-    "trainer": ("device", "checkpoint_every", "resume"),
-}
+_WITHOUT_EFFECT = (
+    *("study", "cell_keys", "repeat", "report", "data.path", "data.dir"),
+    *(f"trainer.{key}" for key in ("device", "threads", "checkpoint_every", "resume", "fail_fast")),
+)
 
 
 def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` less paths, logging and device, flat: {"optimizer.lr": 0.0004, ...}."""
-    kept = {key: value for key, value in record.items() if key not in _WITHOUT_EFFECT[""]}
-    for section, keys in _WITHOUT_EFFECT.items():
-        if section:
-            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
-    return flatten(kept)
+    """`record` less paths, logging and device, flat: {"optimizer.lr": 0.0004, ...}.
+
+    A key that is null is left out: null means that the thing is not used, so a key added
+    later changes no fingerprint.
+    """
+    return {
+        key: value
+        for key, value in flatten(record).items()
+        if value is not None and not any(f"{key}.".startswith(f"{other}.") for other in _WITHOUT_EFFECT)
+    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -200,8 +238,10 @@ def resolve(composed: DictConfig) -> Config:
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
         config = _as_given(plain)
+    from . import checks
+
     wrong = [problem.key for problem in problems]
-    for check, keys in _CHECKS.items():
+    for check, keys in checks.CHECKS.items():
         if not any(key == bad or key.startswith(f"{bad}.") for key in keys for bad in wrong):
             problems += check(config)
     if problems:
@@ -222,6 +262,7 @@ def _as_given(plain: dict[str, Any]) -> Config:
         "data": DataConfig,
         "trainer": TrainerConfig,
         "sampling": SamplingConfig,
+        "report": ReportConfig,
         "schedule": Variant,
     }
     sections = {
@@ -253,71 +294,3 @@ def _problem(detail: Any) -> Problem:
         detail["msg"].replace("Input should be", "should be").replace("Field required", "must be given"),
         guess,
     )
-
-
-def _check_study(config: Config) -> list[Problem]:
-    name = config.study
-    if name is None or (name.isprintable() and name.strip(". ") and not re.search(r'[/\\:*?"<>|]', name)):
-        return []
-    return [Problem("study", name, "the name of one folder: printable, no path in it")]
-
-
-def _check_shape(config: Config) -> list[Problem]:
-    model = config.model
-    if model.d_model % model.n_head:
-        near = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
-        guess = min(near, key=lambda n: abs(n - model.n_head))
-        return [Problem("model.n_head", model.n_head, f"a divisor of model.d_model = {model.d_model}", str(guess))]
-    return []
-
-
-def _check_data(config: Config) -> list[Problem]:
-    data = config.data
-    if data.name == "text" and not data.paths:
-        return [Problem("data.path", data.path, "the path of a UTF-8 text file, or a list of them")]
-    if data.name == "tokens" and not data.dir:
-        return [Problem("data.dir", data.dir, "the folder that holds train.bin and val.bin")]
-    return []
-
-
-def _check_accumulate(config: Config) -> list[Problem]:
-    size, parts = config.data.batch_size, config.trainer.accumulate
-    if size % parts:
-        return [Problem("trainer.accumulate", parts, f"a divisor of data.batch_size = {size}")]
-    return []
-
-
-def _check_length(config: Config) -> list[Problem]:
-    if config.trainer.max_epochs is None and config.trainer.max_steps is None:
-        return [Problem("trainer.max_epochs", None, "a number, here or for trainer.max_steps")]
-    return []
-
-
-def _check_warmup(config: Config) -> list[Problem]:
-    warmup = getattr(config.schedule, "warmup_steps", 0)
-    return [Problem("schedule.warmup_steps", warmup, "should be greater than or equal to 0")] if warmup < 0 else []
-
-
-def _check_prompt(config: Config) -> list[Problem]:
-    if config.sampling.prompt:
-        return []
-    return [Problem("sampling.prompt", "", "at least one character: the model continues a text")]
-
-
-def _check_device(config: Config) -> list[Problem]:
-    from . import devices
-
-    return devices.check(config.trainer.device)
-
-
-_CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
-    _check_study: ("study",),
-    _check_shape: ("model.d_model", "model.n_head"),
-    _check_data: ("data.name", "data.path", "data.dir"),
-    _check_accumulate: ("data.batch_size", "trainer.accumulate"),
-    _check_length: ("trainer.max_epochs", "trainer.max_steps"),
-    _check_warmup: ("schedule.name", "schedule.warmup_steps"),
-    _check_prompt: ("sampling.prompt",),
-    _check_device: ("trainer.device",),
-}
-"""Each check and the keys it reads."""

@@ -49,13 +49,20 @@ class Split:
         chunk = torch.from_numpy(rows.astype(np.int64)).to(device)
         return chunk[:, :-1], chunk[:, 1:]
 
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """The windows in the order in which `epoch` visits them."""
-        return torch.randperm(self.n_windows, generator=rng.generator(seed, f"data/{epoch}"))
+    def order(self, root: int | str, epoch: int) -> Tensor:
+        """The windows in the order in which `epoch` visits them; `root` as in `rng`."""
+        return torch.randperm(self.n_windows, generator=rng.generator(root, f"data/{epoch}"))
 
     def for_evaluation(self) -> Split:
         """The same tokens in windows that do not overlap: every target counts once."""
         return Split(self.tokens, self.context, self.context)
+
+    def bytes_per_token(self) -> float:
+        """Mean length in UTF-8 bytes of the targets that an evaluation of all windows counts."""
+        targets = self.tokens[1 : self.for_evaluation().n_windows * self.context + 1]
+        lengths = tokenizer.byte_lengths()
+        parts = range(0, len(targets), _PART)
+        return sum(int(lengths[targets[start : start + _PART]].sum()) for start in parts) / len(targets)
 
     def unigram_entropy(self) -> float:
         """Entropy of the token frequencies in nats: the loss of a model that knows nothing else."""
@@ -82,6 +89,7 @@ class Corpus:
             "val_tokens": len(self.val.tokens),
             "train_windows": self.train.n_windows,
             "val_windows": self.val.for_evaluation().n_windows,
+            "val_bytes_per_token": self.val.bytes_per_token(),
             "unigram_entropy": self.train.unigram_entropy(),
             "ln_vocab": math.log(tokenizer.VOCAB_SIZE),
         }

@@ -48,7 +48,7 @@ def gpt2(
 
 
 @torch.no_grad()
-def initialise(root: nn.Module, prefix: str, init: Init, n_layer: int, seed: int) -> None:
+def initialise(root: nn.Module, prefix: str, init: Init, n_layer: int, seed: int | str) -> None:
     """Fill every parameter below `root`, whose own logical name is `prefix`.
 
     Parameters of modules that a scheme does not know keep what their constructor gave.

@@ -31,19 +31,19 @@ class MLP(nn.Module):
 
 
 class GPT(nn.Module):
-    """Embeddings, layers, closing norm, head; initial values a function of `config.seed` alone."""
+    """Embeddings, layers, closing norm, head; initial values a function of `config.root` alone."""
 
     def __init__(self, config: Config, vocab_size: int = VOCAB_SIZE) -> None:
         super().__init__()
-        shape, axes, seed = config.model, config.axes, config.seed
+        shape, axes, root = config.model, config.axes, config.root
         init = inits.bind(config.init.node())
 
         def fill(module: nn.Module, name: str) -> None:
-            initialise(module, name, init, shape.n_layer, seed)
+            initialise(module, name, init, shape.n_layer, root)
 
         def make_layer(i: int) -> nn.Module:
             with torch.random.fork_rng(devices=[]):  # for variants whose constructors draw
-                torch.manual_seed(rng.stream(seed, f"init/layers.{i}"))
+                torch.manual_seed(rng.stream(root, f"init/layers.{i}"))
                 attention = attentions.build(
                     axes["attention"].node(), shape.d_model, shape.n_head, shape.dropout, shape.qkv_bias
                 )

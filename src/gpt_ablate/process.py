@@ -1,4 +1,4 @@
-"""What a run changes about its process while it lasts: torch's algorithms, and what signals do."""
+"""What a run changes about its process while it lasts: torch's algorithms and threads, and what signals do."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         settings.fill_uninitialized_memory = fill
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch compute on so many CPU threads; None: on as many as it does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

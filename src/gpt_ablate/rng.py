@@ -1,4 +1,6 @@
-"""Named random streams: every draw is a function of (seed, name) and of nothing else.
+"""Named random streams: every draw is a function of (root, name) and of nothing else.
+
+The root is the run's seed, for a run with an arm both (`Config.root`).
 
 Names in use: `init/<parameter>`, `data/<epoch>`, `dropout/<step>`, `sampling/<step>`.
 A stream per epoch or step, instead of one that runs on, leaves no generator state to save.
@@ -11,12 +13,12 @@ import hashlib
 import torch
 
 
-def stream(seed: int, name: str) -> int:
+def stream(root: int | str, name: str) -> int:
     """The 63-bit seed of one stream; stable across processes, machines and versions."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    digest = hashlib.sha256(f"{root}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(seed: int, name: str) -> torch.Generator:
+def generator(root: int | str, name: str) -> torch.Generator:
     """A CPU generator at the start of the stream (the CPU's, so that every device starts alike)."""
-    return torch.Generator().manual_seed(stream(seed, name))
+    return torch.Generator().manual_seed(stream(root, name))

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -15,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 
 from . import __version__
 from .config import Config, comparable
 from .registry import Problem, UsageError
 
 SCHEMA_VERSION = 1
+STUDY_FILE = "study.json"
+"""In a study's folder: what it asks, and the runs that launches have wanted."""
+_LOCK = ".lock"
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tiktoken", "tensorboard", "safetensors")
 
 
@@ -75,15 +80,47 @@ class RunDirectory:
         """All lines of samples.jsonl."""
         return read_lines(self.samples_file)
 
+    def clear(self) -> None:
+        """Remove what an earlier launch recorded, run.json and checkpoints apart."""
+        for file in (self.result_file, self.metrics_file, self.samples_file):
+            file.unlink(missing_ok=True)
+
     def update(self, **values: Any) -> None:
         """Change fields of run.json."""
         write_json(self.run_file, self.record() | values)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes off this run; the system lets go of it when this process ends, however it ends.
+
+        Raises UsageError if another process holds it.
+        """
+        try:
+            with FileLock(self.path / _LOCK, timeout=2):  # `busy` may hold it for a moment
+                yield
+        except Timeout as error:
+            raise UsageError([self._taken()]) from error
+
+    def busy(self) -> bool:
+        """Whether a process holds the lock now."""
+        if not (self.path / _LOCK).exists():
+            return False
+        try:
+            with FileLock(self.path / _LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _taken(self) -> Problem:
+        return Problem("run directory", str(self.path), "a run that no other process is training now")
 
     def check(self, fingerprint: str, config: Config) -> None:
         """Raise UsageError if something else than this run lives here."""
         where = str(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise UsageError([Problem("run directory", where, "a folder, not a file")])
+        if self.busy():
+            raise UsageError([self._taken()])
         if not self.run_file.exists():
             if self.metrics_file.exists() or self.result_file.exists():
                 raise UsageError([Problem("run directory", where, "holds a run without its run.json; move it away")])
@@ -126,6 +163,7 @@ def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overri
         "versions": versions(),
         "hardware": hardware(),
         "git_commit": git_commit(),
+        "total_steps": None,
         "error": None,
     }
 
@@ -183,12 +221,16 @@ def git_commit() -> str | None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write the whole file or nothing."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write the whole file or nothing: beside it, to disk, renamed into place."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

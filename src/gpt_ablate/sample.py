@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gpt_ablate.config import SamplingConfig
+from gpt_ablate.refusal import refusals
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import RunDirectory
 
@@ -16,11 +17,8 @@ from gpt_ablate.runs import RunDirectory
 def main() -> None:
     """The command: samples on standard output as they are drawn, notes on standard error."""
     try:
-        _sample(_parser().parse_args())
-    except UsageError as error:
-        for problem in error.problems:
-            print(f"gpt_ablate: {problem}", file=sys.stderr)
-        sys.exit(2)
+        with refusals():
+            _sample(_parser().parse_args())
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -6,6 +6,8 @@ import functools
 import hashlib
 from importlib import resources
 
+import numpy as np
+import numpy.typing as npt
 import tiktoken
 
 VOCAB_SIZE = 50257
@@ -36,6 +38,13 @@ def gpt2() -> tiktoken.Encoding:
 def encode(text: str) -> list[int]:
     """Token ids of `text`; "<|endoftext|>" in it is ordinary text."""
     return gpt2().encode_ordinary(text)
+
+
+@functools.cache
+def byte_lengths() -> npt.NDArray[np.int64]:
+    """Length in bytes of each token, (V,); 0 for end-of-text, which stands between texts and in none."""
+    ids = range(VOCAB_SIZE - 1)
+    return np.array([*(len(gpt2().decode_single_token_bytes(i)) for i in ids), 0])
 
 
 def _ranks(merges: str) -> dict[bytes, int]:

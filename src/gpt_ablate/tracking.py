@@ -13,8 +13,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .config import Config, flatten
-from .runs import RunDirectory, read_lines
+from .config import Config
+from .runs import RunDirectory, read_lines, write_text
 
 _TAGS = {
     "lr": "optim/lr",
@@ -58,11 +58,10 @@ class Tracker:
         """Show what names the cell, with the declared metrics and the validation loss, in the run's own directory."""
         from torch.utils.tensorboard.summary import hparams
 
-        record = flatten(config.record())
-        named: dict[str, Any] = {axis: variant.name for axis, variant in config.axes.items()}
-        for key in config.cell_keys:
-            value = record.get(key, record.get(f"{key}.name"))
-            named[key] = value if isinstance(value, bool | int | float) else str(value)
+        named = {
+            key: value if isinstance(value, bool | int | float) else str(value)
+            for key, value in config.levels().items()
+        }
         shown = [key for key in dict.fromkeys([*config.report.metrics, "eval/val_loss"]) if key in final]
         file_writer = self._writer._get_file_writer()
         for summary in hparams({**named, "seed": config.seed}, {key: final[key] for key in shown}):
@@ -92,17 +91,19 @@ class Tracker:
 
 
 def _append(file: IO[str], line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    file.write(_json_line(line))
     file.flush()
+
+
+def _json_line(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _kept(path: Path, step: int) -> list[dict[str, Any]]:
     """Lines of steps up to `step`; the file is cut to them."""
     lines = [line for line in read_lines(path) if line["step"] <= step]
     if path.exists():
-        with path.open("w", encoding="utf-8") as file:
-            for line in lines:
-                _append(file, line)
+        write_text(path, "".join(map(_json_line, lines)))
     return lines
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
-from . import checkpoint, data, devices, process, rng, runs, tokenizer
+from . import budget, checkpoint, data, devices, outcome, process, rng, runs, tokenizer
 from .config import Config
 from .data import Corpus, Split
 from .generation import sample_text
@@ -61,31 +62,48 @@ def run(
     directory = RunDirectory(path)
     corpus = data.load(config)
     identity = fingerprint(config, corpus)
-    resume = config.trainer.resume
-    if resume != "restart":
+    if config.trainer.resume != "restart":
         directory.check(identity, config)
-        if result := directory.result():
-            console.print(f"finished already: {path}", markup=False, highlight=False, soft_wrap=True)
-            return result
-    record = runs.new_record(config, identity, corpus.describe(), overrides)
-    if resume != "auto":
-        for file in (directory.result_file, directory.metrics_file, directory.samples_file):
-            file.unlink(missing_ok=True)
-        checkpoint.discard(directory)
-    elif directory.run_file.exists():
-        record["start"] = directory.record()["start"]
+        if directory.finished():
+            return _finished_already(directory, console)
     path.mkdir(parents=True, exist_ok=True)
-    runs.write_json(directory.run_file, record)
-    on_start()
-    try:
-        result = Trainer(config, corpus, directory, record["start"], console).train()
-    except Exception:
-        directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
-        raise
-    directory.update(status=result["status"], end=runs.now())
-    runs.write_json(directory.result_file, result)
-    checkpoint.drop_steps(directory)
+    with directory.lock(), process.threads(config.trainer.threads):
+        if config.trainer.resume != "restart" and directory.finished():  # while this process waited
+            return _finished_already(directory, console)
+        earlier = directory.record() if directory.run_file.exists() else {}
+        record = runs.new_record(config, identity, corpus.describe(), overrides)
+        if config.trainer.resume == "auto":
+            record["start"] = earlier.get("start", record["start"])
+        else:
+            directory.clear()
+            checkpoint.discard(directory)
+        runs.write_json(directory.run_file, record)
+        on_start()
+        try:
+            trainer = Trainer(config, corpus, directory, record["start"], console)
+            directory.update(total_steps=trainer.total_steps)
+            again = "failed before; " if earlier.get("status") == "failed" else ""
+            _say(console, directory, again + (f"goes on after step {trainer.step}" if trainer.step else "starts"))
+            result = trainer.train()
+        except Exception:
+            directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
+            raise
+        directory.update(status=result["status"], end=runs.now())
+        runs.write_json(directory.result_file, result)
+        checkpoint.drop_steps(directory)
     return result
+
+
+def _finished_already(directory: RunDirectory, console: Console) -> dict[str, Any]:
+    _say(console, directory, "finished already")
+    result = directory.result()
+    assert result is not None
+    return result
+
+
+def _say(console: Console, directory: RunDirectory, what: str) -> None:
+    name = f"{directory.path.parent.name}/{directory.path.name}"
+    console.print(f"[bold]{escape(name)}[/]: {what}", highlight=False, soft_wrap=True)
 
 
 class Trainer:
@@ -107,17 +125,20 @@ class Trainer:
         )
         self.schedule = schedules.bind(config.schedule.node())
         self.steps_per_epoch = corpus.train.n_windows // config.data.batch_size
-        self.total_steps = _total_steps(config, self.steps_per_epoch)
         self.tokens_per_step = config.data.batch_size * config.model.context_length
+        self.flops_per_token = flops_per_token(self.model)
+        flops_per_step = self.flops_per_token * self.tokens_per_step
+        self.total_steps = budget.total_steps(config, self.steps_per_epoch, flops_per_step)
         saved = checkpoint.restore(directory, self.model, self.optimizer)
         self.step: int = saved["step"] if saved else 0
         self.elapsed_before: float = saved["wall_time"] if saved else 0.0
         if saved:
             for damage in saved["damaged"]:
                 console.print(f"passed over: {damage}", markup=False)
-            console.print(f"going on after step {self.step}", highlight=False)
         self.started = self.saved_at = time.perf_counter()
         self.tracker = Tracker(directory, start, self.step if saved else -1)
+        self.seconds = sum(budget.training_seconds(self.tracker.history, self.tokens_per_step))
+        """Of training steps, over all launches."""
         self._order: tuple[int, Tensor] = (0, torch.empty(0))
 
     def train(self) -> dict[str, Any]:
@@ -132,7 +153,7 @@ class Trainer:
             try:
                 if not self.tracker.history:
                     self._record(self._where(0), self.evaluate())
-                while self.step < self.total_steps:
+                while not self._finished():
                     line = self._record_step()
                     bar.show(line, "train/epoch_loss" in line)
                     self._checkpoint_if_due(bool(stopping))
@@ -144,16 +165,21 @@ class Trainer:
             self.tracker.hparams(self.config, result["final"])
         return result
 
+    def _finished(self) -> bool:
+        """Whether a limit is reached: the steps that were planned, or the seconds of training."""
+        limit = self.settings.max_seconds
+        return self.step >= self.total_steps or (limit is not None and self.seconds >= limit)
+
     def _record_step(self) -> dict[str, Any]:
         """One optimiser step, with the evaluation and the sample that fall due after it."""
         line = self._optimise(self.step + 1)
         self.step += 1
-        epoch_done = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+        epoch_done = self.step % self.steps_per_epoch == 0 or self._finished()
         if epoch_done:
             earlier = [x["train/loss"] for x in self.tracker.history if x["epoch"] == line["epoch"] and x["step"]]
             line["train/epoch_loss"] = statistics.fmean([*earlier, line["train/loss"]])
         evaluated: dict[str, float] = {}
-        if self.step == self.total_steps:
+        if self._finished():
             evaluated = self.evaluate()
         elif _due(self.settings.eval_every, self.step, epoch_done):
             evaluated = self.evaluate(self.settings.eval_batches)
@@ -177,7 +203,7 @@ class Trainer:
         Raises Diverged, weights untouched, if loss or gradient is not finite.
         """
         began = time.perf_counter()
-        torch.manual_seed(rng.stream(self.config.seed, f"dropout/{step}"))
+        torch.manual_seed(rng.stream(self.config.root, f"dropout/{step}"))
         lr = self.config.optimizer.lr * self.schedule(step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -200,6 +226,7 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)
         self.optimizer.step()
         seconds = time.perf_counter() - began
+        self.seconds += seconds
         return self._where(step) | {
             "train/loss": loss,
             "lr": lr,
@@ -211,7 +238,7 @@ class Trainer:
         """The windows of a step: the next in its epoch's order; an incomplete last batch is dropped."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         if self._order[0] != epoch + 1:
-            self._order = (epoch + 1, self.corpus.train.order(self.config.seed, epoch + 1))
+            self._order = (epoch + 1, self.corpus.train.order(self.config.root, epoch + 1))
         size = self.config.data.batch_size
         return self._order[1][position * size : (position + 1) * size]
 
@@ -238,7 +265,7 @@ class Trainer:
     def _sample(self) -> None:
         settings = self.config.sampling
         try:
-            text = sample_text(self.model, settings, rng.generator(self.config.seed, f"sampling/{self.step}"))
+            text = sample_text(self.model, settings, rng.generator(self.config.root, f"sampling/{self.step}"))
         except FloatingPointError as error:
             raise Diverged(self.step, str(error)) from error
         self.tracker.sample(self._where(self.step) | {"text": text} | settings.model_dump())
@@ -260,7 +287,7 @@ class Trainer:
 
     def _checkpoint_if_due(self, stopping: bool) -> None:
         """Save where it is time; after a signal, save and leave."""
-        if self.step == self.total_steps:
+        if self._finished():
             return
         every = self.settings.checkpoint_every
         if every is None:
@@ -275,43 +302,15 @@ class Trainer:
             raise Interrupted(f"stopped after step {self.step}; state saved")
 
     def _result(self, diverged: Diverged | None) -> dict[str, Any]:
-        history = [line for line in self.tracker.history if "train/loss" in line]
-        seconds = [self.tokens_per_step / line["tokens_per_second"] for line in history]
-        final = {"train/loss": history[-1]["train/loss"]} if history else {}
-        for key in ("train/epoch_loss", "eval/train_loss", "eval/val_loss"):
-            values = [line[key] for line in self.tracker.history if key in line]
-            final |= {key: values[-1]} if values else {}
-        flops = flops_per_token(self.model)
+        told = str(diverged) if diverged else None
         return {
-            "schema_version": runs.SCHEMA_VERSION,
-            "status": "diverged" if diverged else "done",
-            "diverged": str(diverged) if diverged else None,
-            "step": self.step,
-            "tokens": self.step * self.tokens_per_step,
-            "final": final,
-            "best": {key: _lowest(self.tracker.history, key) for key in ("eval/train_loss", "eval/val_loss")},
+            **outcome.result(self.tracker.history, self.tokens_per_step, self.flops_per_token, told),
             "parameters": self.model.n_parameters(),
-            "flops_per_token": flops,
-            "flops": flops * self.step * self.tokens_per_step,
-            "seconds_per_step": statistics.median(seconds) if seconds else None,
-            "tokens_per_second": self.step * self.tokens_per_step / sum(seconds) if seconds else None,
             "wall_time": self.elapsed(),
             **devices.peak_memory(self.device),
             "peak_rss_is_of_run": self.peak_is_of_run,
             "device": str(self.device),
         }
-
-
-def _lowest(history: list[dict[str, Any]], key: str) -> dict[str, float] | None:
-    """The lowest value of a metric and the step it was reached at."""
-    points = [{"value": line[key], "step": line["step"]} for line in history if key in line]
-    return min(points, key=lambda point: point["value"], default=None)
-
-
-def _total_steps(config: Config, steps_per_epoch: int) -> int:
-    limits = [config.trainer.max_steps]
-    limits += [config.trainer.max_epochs * steps_per_epoch] if config.trainer.max_epochs else []
-    return min(limit for limit in limits if limit is not None)
 
 
 def _due(every: int | None, step: int, epoch_done: bool) -> bool:

@@ -1,0 +1,33 @@
+"""How long a run may train: the limits of `trainer`, and what has been spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .config import Config
+from .registry import Problem, UsageError
+
+
+def total_steps(config: Config, steps_per_epoch: int, flops_per_step: float) -> int:
+    """Optimiser steps until the first of the limits in epochs, steps, tokens and FLOPs.
+
+    Raises UsageError if `trainer.max_flops` does not pay for one step.
+    """
+    limits = config.trainer
+    steps = [limits.max_steps] if limits.max_steps else []
+    if limits.max_epochs is not None:
+        steps.append(limits.max_epochs * steps_per_epoch)
+    if limits.max_tokens is not None:
+        steps.append(limits.max_tokens // (config.data.batch_size * config.model.context_length))
+    if limits.max_flops is not None:
+        if limits.max_flops < flops_per_step:
+            allowed = f"at least one step of this model: {flops_per_step:.4g} FLOPs"
+            raise UsageError([Problem("trainer.max_flops", limits.max_flops, allowed)])
+        steps.append(int(limits.max_flops // flops_per_step))
+    return min(steps)
+
+
+def training_seconds(history: Iterable[Mapping[str, Any]], tokens_per_step: int) -> list[float]:
+    """Seconds of each optimiser step in a run's metrics; evaluations, samples and checkpoints take none of them."""
+    return [tokens_per_step / line["tokens_per_second"] for line in history if "tokens_per_second" in line]

@@ -1,0 +1,93 @@
+"""Hydra as this package uses it: where configs are, names of folders, and what cannot be composed in our words."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from . import registry
+from .config import flatten
+from .registry import Problem, UsageError, closest
+
+PACKAGED = Path(__file__).parent / "conf"
+CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
+VERSION_BASE = "1.3"
+
+
+@contextmanager
+def composer(config_dir: str | None) -> Iterator[Hydra]:
+    """Hydra over our configs and the user's `--config-dir`, as `hydra.main` sets it up."""
+    hydra.version.setbase(VERSION_BASE)
+    search_path = create_automatic_config_search_path(None, None, str(CONF))
+    if config_dir is not None:
+        folder = os.path.abspath(config_dir)
+        if not os.path.isdir(folder):
+            raise UsageError([Problem("--config-dir", config_dir, "a folder")])
+        search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    try:
+        yield Hydra.create_main_hydra2("gpt_ablate", search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def composition_problem(error: Exception, overrides: list[str]) -> Problem:
+    """What Hydra could not compose, in our form."""
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    message = str(error) or str(error.__cause__)
+    if isinstance(error, OverrideParseException):
+        return Problem("override", error.override, f"key=value in Hydra's syntax ({' '.join(error.message.split())})")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = sorted(error.options)
+        return Problem(group, option, f"one of {', '.join(options)}", closest(option, options))
+    if found := re.search(r"Could not override '([^'@]+)", message):
+        key = found[1]
+        groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+        known = [*groups, *_known_keys()]
+        near = closest(key, known)
+        return Problem(key, given.get(key), "no such key (all of them: --help)", near)
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", message):
+        return Problem(
+            found[1], found[2], f"one value, or --multirun for each of them, or {found[1]}=[{found[2]}] for a list"
+        )
+    return Problem("config", " ".join(overrides), " ".join(message.split()))
+
+
+def _known_keys() -> list[str]:
+    with composer(None) as opened:
+        composed = opened.config_loader.load_configuration("config", [], RunMode.RUN)
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    return list(flatten({str(k): v for k, v in plain.items() if k != "hydra"}))
+
+
+def _cell_folder(*, _root_: DictConfig) -> str:
+    """`<norm>-<layers>-<attention>` and, for each of `cell_keys`, `-<key>_<value>`."""
+    parts = [str(_root_[axis].name) for axis in _root_ if axis in registry.axis_names()]
+    for key in _root_.cell_keys:
+        choice = _root_.hydra.runtime.choices.get(key)
+        parts.append(f"{key}_{OmegaConf.select(_root_, key) if choice is None else choice}")
+    return re.sub(r"[^\w.+=,\[\]-]", lambda match: f"%{ord(match[0]):02x}", "-".join(parts))
+
+
+def _study_folder(default: str, *, _root_: DictConfig) -> str:
+    """The study's name, or `default` where it has none."""
+    return str(_root_.study or default)
+
+
+_RESOLVERS: dict[str, Callable[..., Any]] = {"cell_folder": _cell_folder, "study_folder": _study_folder}
+for _name, _resolver in _RESOLVERS.items():
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)

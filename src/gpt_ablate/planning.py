@@ -1,0 +1,184 @@
+"""What a command line asks for, whole: every run composed, checked and placed before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from . import registry
+from .composing import composer
+from .config import Config, ReportConfig, flatten, resolve
+from .registry import Problem, UsageError
+from .runs import SCHEMA_VERSION, STUDY_FILE, RunDirectory, read_json, write_json
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a launch: its checked config and its place."""
+
+    config: Config
+    directory: RunDirectory
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for; `arguments` are for Hydra, `runs` is empty where its sweeper decides as it goes."""
+
+    arguments: list[str]
+    runs: list[PlannedRun]
+    root: Path
+    multirun: bool
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Compose and check every run that `args` ask for.
+
+    Raises UsageError with the problems of all of them; nothing is written.
+    """
+    with composer(args.config_dir) as opened:
+        name, overrides = args.config_name or "config", list(args.overrides)
+        loader = opened.config_loader
+        if not (args.multirun or opened.get_mode(name, overrides) == RunMode.MULTIRUN):
+            composed = loader.load_configuration(name, overrides, RunMode.RUN)
+            run = _planned(composed, "run.dir")
+            place = run.directory.path
+            return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run]), place, False)
+        master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
+        root = Path(_select(master, "sweep.dir")).absolute()
+        if master.hydra.sweeper["_target_"] != _BASIC_SWEEPER:
+            return Plan([*sys.argv[1:], _pinned("sweep.dir", root)], [], root, True)
+        sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeps, *master.hydra.overrides.task])
+        keys = sorted({*(str(key) for key in master.cell_keys), *_swept_keys(given)})
+        addition = f"cell_keys=[{','.join(keys)}]"
+        (jobs,) = BasicSweeper.split_arguments(given, None)
+        runs, problems = [], []
+        for job in jobs:
+            composed = loader.load_sweep_config(master, [*job, addition])
+            try:
+                runs.append(_planned(composed, "sweep.dir", "sweep.subdir"))
+            except UsageError as error:
+                problems += error.problems
+        if problems:
+            raise UsageError(problems)
+        return Plan([*sys.argv[1:], addition, _pinned("sweep.dir", root)], _check(runs), root, True)
+
+
+def record_plan(plan: Plan, arguments: list[str]) -> None:
+    """Note in `study.json` what this launch wants and how it was asked for, beside what earlier launches wanted.
+
+    What the study asks is as the newest launch declares it; one that declares nothing leaves it as it was.
+    """
+    if not plan.runs:
+        return
+    plan.root.mkdir(parents=True, exist_ok=True)
+    file = plan.root / STUDY_FILE
+    with FileLock(plan.root / ".lock"):
+        noted = read_json(file) if file.exists() else {"report": {}, "overrides": [], "runs": []}
+        places = {run["path"]: run for run in noted["runs"]} | {
+            Path(os.path.relpath(run.directory.path, plan.root)).as_posix(): {
+                "seed": run.config.seed,
+                "levels": run.config.levels(),
+                "fingerprint": run.fingerprint,
+            }
+            for run in plan.runs
+        }
+        asked = plan.runs[0].config.report
+        largest = len(plan.runs) >= len(noted["runs"])
+        write_json(
+            file,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "study": plan.root.name,
+                "report": asked.model_dump() if asked != ReportConfig() else noted["report"] or asked.model_dump(),
+                "overrides": _lasting(arguments) if largest else noted["overrides"],
+                "runs": [run | {"path": path} for path, run in sorted(places.items())],
+            },
+        )
+
+
+def _lasting(arguments: list[str]) -> list[str]:
+    """Arguments less those that are about one launch."""
+    return [argument for argument in arguments if not argument.startswith(("trainer.resume=", "trainer.fail_fast="))]
+
+
+def _pinned(key: str, path: Path) -> str:
+    """The override that keeps Hydra to the folder that was checked (its own might tell the time anew)."""
+    quoted = str(path.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.{key}='{quoted}'"
+
+
+def _swept_keys(overrides: list[Override]) -> Iterator[str]:
+    """The keys that take several values, less those that the folders name anyway."""
+    axes = registry.axis_names()
+    named = {"seed", *axes, *(f"{axis}.name" for axis in axes)}
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override() and key not in named:
+            yield key
+
+
+def _planned(composed: DictConfig, *directory_keys: str) -> PlannedRun:
+    HydraConfig.instance().set_config(composed)
+    task = composed.copy()
+    with open_dict(task):
+        del task["hydra"]
+    config = resolve(task)
+    path = Path(*(_select(composed, key) for key in directory_keys))
+    return PlannedRun(config, RunDirectory(path.absolute()))
+
+
+def _select(composed: DictConfig, key: str) -> str:
+    HydraConfig.instance().set_config(composed)
+    return str(OmegaConf.select(composed, f"hydra.{key}"))
+
+
+def _check(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """The runs with their fingerprints.
+
+    Raises UsageError if data is lacking, two runs share a folder, or another run lives in one.
+    """
+    from . import data, training
+
+    problems: list[Problem] = []
+    places: dict[Path, PlannedRun] = {}
+    checked = []
+    for run in runs:
+        first = places.setdefault(run.directory.path, run)
+        if first is not run:
+            keys = _differing(first.config, run.config)
+            allowed = f"two runs would share this folder; name what differs: 'cell_keys=[{','.join(keys)}]'"
+            problems.append(Problem("cell_keys", str(run.directory.path), allowed))
+        try:
+            fingerprint = training.fingerprint(run.config, data.load(run.config))
+            if run.config.trainer.resume != "restart":
+                run.directory.check(fingerprint, run.config)
+            checked.append(replace(run, fingerprint=fingerprint))
+        except UsageError as error:
+            problems += error.problems
+    if problems:
+        raise UsageError(problems)
+    return checked
+
+
+def _differing(one: Config, other: Config) -> list[str]:
+    first, second = flatten(one.record()), flatten(other.record())
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))

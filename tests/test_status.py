@@ -1,0 +1,78 @@
+"""The table of a study's runs tells where each one is, from files that may be written meanwhile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_ablate import status
+from gpt_ablate.runs import RunDirectory
+
+
+def write(root: Path, name: str, record: dict[str, Any], lines: list[dict[str, Any]], torn: str = "") -> None:
+    folder = root / name
+    folder.mkdir(parents=True)
+    whole = {"axes": {"norm": "pre"}, "total_steps": 10, "error": None} | record
+    (folder / "run.json").write_text(json.dumps(whole))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
+    if record["status"] == "done":
+        (folder / "result.json").write_text('{"status": "done"}')
+
+
+def line(step: int) -> dict[str, Any]:
+    return {"step": step, "wall_time": 3.0 * step, "train/loss": 9.5 - step, "tokens_per_second": 100.0}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    root = tmp_path / "study"
+    write(root, "a/seed_0", {"status": "done"}, [line(step) for step in range(1, 11)])
+    write(root, "a/seed_1", {"status": "running"}, [line(step) for step in range(1, 5)], torn='{"step": 5, "wall')
+    write(root, "b/seed_0", {"status": "running"}, [line(1), line(2)])
+    write(root, "b/seed_1", {"status": "failed", "error": "Traceback\n  ...\nRuntimeError: no [luck]\n"}, [])
+    planned = [{"path": f"{cell}/seed_{seed}"} for cell in "ab" for seed in range(3)]
+    (root / "study.json").write_text(json.dumps({"runs": planned}))
+    return root
+
+
+def test_every_run_planned_or_begun_is_told(study: Path) -> None:
+    with RunDirectory(study / "a/seed_1").lock():
+        standings = {standing.name: standing for standing in status.look(study)}
+    assert {name: standing.status for name, standing in standings.items()} == {
+        "a/seed_0": "done",
+        "a/seed_1": "running",
+        "a/seed_2": "waiting",
+        "b/seed_0": "interrupted",
+        "b/seed_1": "failed",
+        "b/seed_2": "waiting",
+    }
+    assert (standings["a/seed_1"].step, standings["a/seed_1"].steps) == (4, 10)
+    assert standings["a/seed_1"].remaining == pytest.approx(6 * 3.0)
+    assert standings["a/seed_1"].line["train/loss"] == pytest.approx(5.5)
+    assert standings["a/seed_0"].remaining is None
+
+
+def test_the_command_prints_the_table_once_where_there_is_no_terminal(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["status", str(study)])
+    with RunDirectory(study / "a/seed_1").lock():
+        status.main()
+    told = capsys.readouterr().out
+    for words in ("a/seed_1", "4/10", "5.5000", "18 s", "RuntimeError: no [luck]", "interrupted"):
+        assert words in told
+    # 18 s for the run that goes on, 24 for the interrupted one, 30 (the mean of all known) for each that waits
+    assert "2 of 6 runs are at their end; about 1 min 42 s for the others, 1 at a time" in told
+
+
+def test_a_folder_without_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["status", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as stop:
+        status.main()
+    assert stop.value.code == 2
+    assert "nowhere" in capsys.readouterr().err
