@@ -4,132 +4,133 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
+import io
+import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from gpt_ablate import plots, results
-from gpt_ablate.registry import Problem, UsageError
-from gpt_ablate.runs import RunDirectory, find
+from . import analysis, board, controls, drawing, pages, plots, results, study
+from .registry import UsageError
+from .study import Study
 
-METRIC = "eval_train_loss"
-"""The number that stands for a run: the task is to fit the text, so its loss on it, whole, without dropout."""
+ROWS_ON_TERMINAL = 40
+"""Of more runs, the terminal shows those that are not done; results.csv has all."""
 
 
 def main() -> None:
-    """The command: the table and samples on the terminal; report.md, results.csv and figures beside the runs."""
+    """The command: the answer and a table on the terminal; pages, figures and results.csv beside the runs."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.report", description=__doc__)
     parser.add_argument("study", type=Path, help="a folder that holds runs")
     parser.add_argument("--to", type=Path, help="where to write (default: the study's folder)")
+    parser.add_argument("--allow-missing", action="store_true", help="compare the pairs there are, where some lack")
+    parser.add_argument(
+        "--noise-floor",
+        type=Path,
+        metavar="STUDY",
+        help="an A/A control, drawn beside the effects (default: aa_control-<model> beside the study)",
+    )
     args = parser.parse_args()
     try:
-        write(args.study, args.to or args.study, Console())
+        write(
+            args.study,
+            args.to or args.study,
+            Console(),
+            allow_missing=args.allow_missing,
+            noise_floor=args.noise_floor,
+        )
     except UsageError as error:
         for problem in error.problems:
             print(f"gpt_ablate: {problem}", file=sys.stderr)
         sys.exit(2)
 
 
-def write(study: Path, target: Path, console: Console, not_started: int = 0) -> None:
-    """Write the report on the runs below `study` into `target`, and show samples, table and findings.
+def write(
+    path: Path,
+    target: Path,
+    console: Console,
+    not_started: int = 0,
+    *,
+    allow_missing: bool = False,
+    noise_floor: Path | None = None,
+) -> None:
+    """Write the report on the runs below `path` into `target`, and show the answer and a table of the runs.
 
-    Raises UsageError if no run is finished.
+    Everything is made before the first file is written, and each file appears whole. Raises UsageError if no run
+    is finished, or if the runs cannot be compared (see `study.read` and `analysis.analyse`).
     """
-    runs = list(find(study))
-    finished = [run for run in runs if run.finished()]
-    if not finished:
-        raise UsageError([Problem("study", str(study), "a folder with at least one finished run")])
-    target.mkdir(parents=True, exist_ok=True)
-    rows = [results.row(run) for run in runs]
-    with (target / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    figures = [target / "figures" / f"loss_curves.{kind}" for kind in ("svg", "png")]
-    _figure(finished, figures)
-    (target / "report.md").write_text("\n".join(_markdown(study.name, runs, rows)) + "\n", encoding="utf-8")
-    for run in _first_of_each_cell(finished):
-        for drawn in run.samples()[-1:]:
-            console.rule(f"{results.cell(run)}, sample after epoch {drawn['epoch']}", style="dim", align="left")
-            console.print(Text.assemble((drawn["prompt"], "bold"), drawn["text"]), soft_wrap=True)
-    notes = [*_findings(rows), f"Report: {results.shown(target / 'report.md')}"]
-    results.print_summary(runs, study, console, not_started, notes)
+    runs = study.read(path)
+    noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs)
+    found = analysis.analyse(runs, allow_missing, noise)
+    plates = plots.plates(found, runs)
+    files, figures = _files(found, runs, plates)
+    for stale in {f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")} - files.keys():
+        (target / stale).unlink(missing_ok=True)
+    for name, content in files.items():
+        _write_whole(target / name, content)
+    if target.absolute() == path.absolute():
+        answer = "\n\n".join(pages.escape_markdown(sentence) for sentence in found["answer"])
+        board.write(path / board.FOLDER, runs, answer, figures)
+    _show(found, runs, target, console, not_started)
 
 
-def _figure(runs: Sequence[RunDirectory], paths: Sequence[Path]) -> None:
-    panels: dict[str, dict[str, list[plots.Curve]]] = {}
-    titles = {"train/epoch_loss": "training batches, mean of each epoch", "eval/val_loss": "validation split"}
-    for run in runs:
-        history = run.metrics()
-        for key, title in titles.items():
-            if points := plots.curve(history, key):
-                panels.setdefault(title, {}).setdefault(results.cell(run), []).append(points)
-    data = runs[0].record()["data"]
-    plots.loss_curves(panels, data["unigram_entropy"], data["ln_vocab"], paths)
+def _files(
+    report: Mapping[str, Any], runs: Study, plates: Sequence[plots.Plate]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Every file of the report by its path, and the figures as PNG by name."""
+    files: dict[str, bytes] = {}
+    figures: dict[str, bytes] = {}
+    drawn = []
+    for plate in plates:
+        light = drawing.render(plate.draw, drawing.LIGHT, "svg", "png")
+        dark = drawing.render(plate.draw, drawing.DARK, "svg")
+        files |= {f"figures/{plate.name}.{kind}": content for kind, content in light.items()}
+        figures[plate.name] = light["png"]
+        drawn.append((plate, light["svg"], dark["svg"]))
+    files["results.csv"] = _csv(study.rows(runs)).encode()
+    files["report.md"] = pages.markdown(report, runs, plates).encode()
+    files["report.html"] = pages.html(report, runs, drawn).encode()
+    files["report.json"] = (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return files, figures
 
 
-def _markdown(study: str, runs: Sequence[RunDirectory], rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield f"# {study}\n"
-    yield from (f"{line}\n" for line in _findings(rows))
-    yield "![Loss curves](figures/loss_curves.svg)\n"
-    header = ("cell", "seed", "status", "train", "eval train", "eval val", "best val", "s/step", "tokens/s", "peak GB")
-    keys = ("train_epoch_loss", "eval_train_loss", "eval_val_loss", "best_val_loss", "seconds_per_step")
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "---|" * 3 + "---:|" * (len(header) - 3)
-    for row in rows:
-        figures = [_form(row[key], ".4f") for key in keys]
-        figures += [_form(row["tokens_per_second"], ".0f"), _form(row["peak_rss_bytes"], ".2f", 1e9)]
-        yield f"| {row['cell']} | {row['seed']} | {row['status']} | " + " | ".join(figures) + " |"
-    yield "\nLosses in nats per token. train: mean of the last epoch's batches, in training mode; eval: the whole split"
-    yield "at the end, without dropout. Unigram entropy of the training split: "
-    yield ", ".join(sorted({f"{row['unigram_entropy']:.3f}" for row in rows})) + ".\n"
-    yield "## Samples at the end\n"
-    for run in runs:
-        for line in run.samples()[-1:]:
-            quoted = f"{line['prompt']}{line['text']}".replace("\n", "\n> ")
-            seed = run.record()["config"]["seed"]
-            yield f"{results.cell(run)}, seed {seed}, step {line['step']}:\n\n> {quoted}\n"
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def _findings(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """One sentence for each cell, and one for each comparison with the first, pair by pair."""
-    by_cell: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if row[METRIC] is not None:
-            by_cell.setdefault(row["cell"], {})[row["seed"]] = row[METRIC]
-    for cell, losses in by_cell.items():
-        mean = statistics.fmean(losses.values())
-        spread = f", sd {statistics.stdev(losses.values()):.4f}" if len(losses) > 1 else ""
-        yield f"{cell}: final training loss {mean:.4f}{spread} ({_count(len(losses), 'seed')})."
-    (baseline, reference), *others = by_cell.items()
-    for cell, losses in others:
-        pairs = sorted(losses.keys() & reference.keys())
-        if pairs:
-            differences = [losses[seed] - reference[seed] for seed in pairs]
-            each = ", ".join(f"{difference:+.4f}" for difference in differences)
-            mean = statistics.fmean(differences)
-            yield f"{cell} less {baseline}: {mean:+.4f} ({_count(len(pairs), 'seed pair')}: {each})."
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write the file beside its place and rename it: whoever reads it finds the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
-def _first_of_each_cell(runs: Sequence[RunDirectory]) -> Iterator[RunDirectory]:
-    seen: set[str] = set()
-    for run in runs:
-        if (cell := results.cell(run)) not in seen:
-            seen.add(cell)
-            yield run
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")
-
-
-def _form(value: float | None, form: str, unit: float = 1) -> str:
-    return "-" if value is None else format(value / unit, form)
+def _show(report: Mapping[str, Any], runs: Study, target: Path, console: Console, not_started: int) -> None:
+    """The answer first, then what a reader must know of it, the table, and where the report is."""
+    console.print()
+    for sentence in [*report["answer"], *pages.warnings(report)]:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    shown, notes = list(runs.runs), []
+    if len(shown) > ROWS_ON_TERMINAL:
+        shown = [run for run in shown if run.status != "done"]
+        notes.append(f"{len(runs.runs) - len(shown)} runs are done: {results.shown(target / 'results.csv')}")
+    notes.append(f"Report: {results.shown(target / 'report.html')} (also report.md, report.json)")
+    results.print_summary([run.directory for run in shown], runs.path, console, not_started, notes)
 
 
 if __name__ == "__main__":

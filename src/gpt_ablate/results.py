@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from .runs import RunDirectory
 
 def status(directory: RunDirectory) -> str:
     """running, done, failed or diverged; missing where nothing was written. Done means that there is a result."""
-    if result := directory.result():
+    return standing(directory.record(), directory.result()) if directory.run_file.exists() else "missing"
+
+
+def standing(record: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    """The status that a run's files give it: running until there is a result, unless it failed."""
+    if result is not None:
         return str(result["status"])
-    recorded = str(directory.record()["status"]) if directory.run_file.exists() else "missing"
-    return "running" if recorded in ("done", "diverged") else recorded
+    return "failed" if record["status"] == "failed" else "running"
 
 
 def cell(directory: RunDirectory) -> str:
@@ -27,16 +32,15 @@ def cell(directory: RunDirectory) -> str:
     return directory.path.parent.name if seeded else "-".join(directory.record()["axes"].values())
 
 
-def row(directory: RunDirectory) -> dict[str, Any]:
+def row(record: Mapping[str, Any], result: Mapping[str, Any] | None, status: str) -> dict[str, Any]:
     """One run as a flat record: what was chosen, and what came of it; losses in nats per token, times in seconds."""
-    record, result = directory.record(), directory.result() or {}
-    config = record["config"]
-    final, best = result.get("final", {}), result.get("best", {}).get("eval/val_loss") or {}
+    config, result = record["config"], result or {}
+    final = result["final"] if status == "done" else {}  # a run that diverged has no final loss
+    best = result.get("best", {}).get("eval/val_loss") or {}
     return {
-        "cell": cell(directory),
         **record["axes"],
         "seed": config["seed"],
-        "status": status(directory),
+        "status": status,
         "model": config["model"]["name"],
         "dropout": config["model"]["dropout"],
         "lr": config["optimizer"]["lr"],
@@ -44,11 +48,14 @@ def row(directory: RunDirectory) -> dict[str, Any]:
         "train_epoch_loss": final.get("train/epoch_loss"),
         "eval_train_loss": final.get("eval/train_loss"),
         "eval_val_loss": final.get("eval/val_loss"),
+        "val_bits_per_byte": bits_per_byte(final.get("eval/val_loss"), record["data"]),
         "best_val_loss": best.get("value"),
         "best_val_step": best.get("step"),
         "unigram_entropy": record["data"]["unigram_entropy"],
         "parameters": result.get("parameters"),
         "flops_per_token": result.get("flops_per_token"),
+        "tokens": result.get("tokens"),
+        "flops": result.get("flops"),
         "seconds_per_step": result.get("seconds_per_step"),
         "tokens_per_second": result.get("tokens_per_second"),
         "peak_rss_bytes": result.get("peak_rss_bytes"),
@@ -59,11 +66,17 @@ def row(directory: RunDirectory) -> dict[str, Any]:
     }
 
 
+def bits_per_byte(loss: float | None, data: Mapping[str, Any]) -> float | None:
+    """A validation loss in nats per token as bits per byte of text; None where the run recorded no bytes per token."""
+    per_token = data.get("val_bytes_per_token")
+    return None if loss is None or per_token is None else loss / math.log(2) / per_token
+
+
 def print_summary(
     runs: Sequence[RunDirectory], root: Path, console: Console, not_started: int = 0, notes: Sequence[str] = ()
 ) -> None:
     """The table of these runs, what their losses compare with, `notes`, and where everything is."""
-    rows = [row(run) for run in runs]
+    rows = [{"cell": cell(run)} | row(run.record(), run.result(), status(run)) for run in runs]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("cell", "seed", "status", "train", "eval\ntrain", "eval\nval", "tokens/s", "memory", "time"):
         named = title in ("cell", "status")

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import orjson
 from filelock import FileLock, Timeout
 
 from . import __version__
@@ -249,8 +250,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, less a last line that is still being written; none if there is no file."""
+    """The objects of a JSONL file, less a last line that is still being written; none if there is no file.
+
+    Raises UsageError, naming file and line, for a line that is no JSON object.
+    """
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].splitlines()
+    try:
+        lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(whole) + b"]")
+    except orjson.JSONDecodeError:
+        lines = []
+    if len(lines) != len(whole) or not all(type(line) is dict for line in lines):
+        lines = [_object(line, f"{path}:{number}") for number, line in enumerate(whole, 1)]
+    return lines
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UsageError([Problem("run directory", where, f"a line of JSON that can be read ({error})")]) from error
+    if not isinstance(parsed, dict):
+        raise UsageError([Problem("run directory", where, "a JSON object on each line")])
+    return parsed

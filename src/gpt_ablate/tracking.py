@@ -55,15 +55,16 @@ class Tracker:
         self._show_sample(line)
 
     def hparams(self, config: Config, final: Mapping[str, float]) -> None:
-        """Show what names the cell, with the metrics that have a final value, in the run's own directory."""
+        """Show what names the cell, with the declared metrics and the validation loss, in the run's own directory."""
         from torch.utils.tensorboard.summary import hparams
 
         named = {
             key: value if isinstance(value, bool | int | float) else str(value)
             for key, value in config.levels().items()
         }
+        shown = [key for key in dict.fromkeys([*config.report.metrics, "eval/val_loss"]) if key in final]
         file_writer = self._writer._get_file_writer()
-        for summary in hparams({**named, "seed": config.seed}, dict(final)):
+        for summary in hparams({**named, "seed": config.seed}, {key: final[key] for key in shown}):
             file_writer.add_summary(summary)
 
     def __enter__(self) -> Tracker:

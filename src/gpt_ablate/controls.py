@@ -1,0 +1,117 @@
+"""What accuses the framework or the noise: repeated runs compared to the bit, and the A/A control's noise floor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from . import fairness, stats, study, wording
+from .comparisons import CONFIDENCE
+from .metrics import Metric
+from .registry import UsageError
+from .runs import RunDirectory, read_json
+from .study import Study, StudyRun
+
+_OF_THE_CLOCK = {"wall_time", "tokens_per_second"}
+
+
+def is_control(of: Study) -> bool:
+    """Whether a study is an A/A control: one cell in two arms whose random streams are their own."""
+    return list(of.factors) == ["arm"] and len(of.factors["arm"]) == 2
+
+
+def find_noise_floor(of: Study) -> Study | None:
+    """The A/A control beside a study, in `aa_control-<model>`, if it has the study's recipe; None otherwise."""
+    folder = of.path.absolute().parent / f"aa_control-{of.runs[0].record['config']['model']['name']}"
+    if not folder.is_dir() or folder == of.path.absolute():
+        return None
+    try:
+        control = study.read(folder)
+        fairness.check_control(of, control)
+    except UsageError:
+        return None
+    return control
+
+
+def noise_floor(control: Study, metric: Metric) -> dict[str, Any]:
+    """What an A/A control measured of `metric`: the difference of its arms and the run-to-run standard deviation.
+
+    The intervals are Student's of the seed pairs and the chi-square interval of the standard deviation of all runs.
+    """
+    first, second = (_values(runs, metric) for runs in control.cells().values())
+    seeds = sorted(first.keys() & second.keys())
+    found = stats.paired([second[seed] - first[seed] for seed in seeds], CONFIDENCE) if seeds else None
+    values = [*first.values(), *second.values()]
+    spread = stats.summarise(values).sd
+    interval = stats.sd_interval(values, CONFIDENCE)
+    return {
+        "study": control.name,
+        "cell": control.runs[0].cell,
+        "difference": metric.scaled(found.mean) if found else None,
+        "interval": [metric.scaled(bound) for bound in found.interval] if found and found.interval else None,
+        "pairs": len(seeds),
+        "runs": len(values),
+        "sd": spread,
+        "sd_interval": list(interval) if interval else None,
+        "sentence": _sentence(control, metric, found, values),
+    }
+
+
+def _sentence(control: Study, metric: Metric, found: stats.Difference | None, values: list[float]) -> str:
+    who = f"Noise floor ({control.name}): the same cell in two arms with random streams of their own"
+    pairs, sd, chi = 0 if found is None else found.n, stats.summarise(values).sd, stats.sd_interval(values, CONFIDENCE)
+    if found is None or found.interval is None or sd is None or chi is None:
+        return f"{who} has {wording.count(pairs, 'finished pair')}; an interval takes two."
+    factor, unit = (100, " %") if metric.scale == "ratio" else (1, "")
+    bounds = (metric.scaled(found.interval[0]) * factor, metric.scaled(found.interval[1]) * factor)
+    mean, low, high = wording.together(metric.scaled(found.mean) * factor, bounds)
+    spread, least, most = wording.together(sd * factor, (chi[0] * factor, chi[1] * factor))
+    return (
+        f"{who} differs in {metric.name} by {mean}{unit} (95 % CI {low}{unit} to {high}{unit}, "
+        f"{wording.count(pairs, 'pair')}); the standard deviation from run to run is {spread}{unit} (95 % CI "
+        f"{least}{unit} to {most}{unit}, {wording.count(len(values), 'run')})."
+    )
+
+
+def _values(runs: list[StudyRun], metric: Metric) -> dict[int, float]:
+    return {run.seed: value for run in runs if (value := metric.statistical(run)) is not None}
+
+
+def repeats(of: Study) -> list[dict[str, Any]]:
+    """Every finished run that repeats another, with the first thing in which their records differ."""
+    groups: dict[tuple[str, int], list[StudyRun]] = {}
+    for run in of.runs:
+        if run.result is not None:
+            groups.setdefault((run.cell, run.seed), []).append(run)
+    found = []
+    for runs in groups.values():
+        first, *others = sorted(runs, key=lambda run: run.repeat)
+        for other in others:
+            difference = first_difference(first.directory, other.directory)
+            found.append(
+                {"run": other.name, "of": first.name, "equal": difference is None, "first_difference": difference}
+            )
+    return found
+
+
+def first_difference(one: RunDirectory, other: RunDirectory) -> str | None:
+    """The first difference between two runs' metrics, samples and final weights, but for times; None if equal."""
+    for name, here, there in (
+        ("metrics.jsonl", one.metrics(), other.metrics()),
+        ("samples.jsonl", one.samples(), other.samples()),
+    ):
+        for number, (first, second) in enumerate(itertools.zip_longest(here, there), 1):
+            if first is None or second is None:
+                return f"{name}: {len(here)} lines against {len(there)}"
+            if key := _differing(first, second):
+                return f"{name} line {number}: {key} is {first.get(key)!r} against {second.get(key)!r}"
+    weights = [directory.checkpoints / "final" / "state.json" for directory in (one, other)]
+    if absent := [str(file) for file in weights if not file.exists()]:
+        return f"weights not compared, there is no {absent[0]}"
+    return "the final weights" if read_json(weights[0]) != read_json(weights[1]) else None
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
+    keys = [key for key in first.keys() | second.keys() if key not in _OF_THE_CLOCK]
+    return next((key for key in sorted(keys) if first.get(key) != second.get(key)), None)

@@ -1,0 +1,69 @@
+"""Which runs may be compared: those whose recipes differ in what the study varies and in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .config import comparable
+from .registry import Problem, UsageError
+
+if TYPE_CHECKING:
+    from .study import Study, StudyRun
+
+_OF_A_RUN = ("seed", "repeat", "arm")
+_DATA = "data.sha256"
+
+
+def check(runs: Sequence[StudyRun], keys: Sequence[str]) -> None:
+    """Raise UsageError, naming every key that differs, if the runs do not make a fair comparison.
+
+    `keys` (axes, swept keys) may differ between two cells, with all that is below them; within a cell nothing may but
+    the seed. An absent key and null are the same, so that runs of an older version compare.
+    """
+    recipes = {run.name: recipe(run.record) for run in runs}
+    problems = []
+    for key in sorted({key for each in recipes.values() for key in each}):
+        first: dict[str, StudyRun] = {}
+        free = _covered(key, keys)
+        for run in runs:
+            other = first.setdefault(run.cell if free else "", run)
+            if recipes[run.name].get(key) != recipes[other.name].get(key):
+                told = [f"{recipes[each.name].get(key)} in {each.name}" for each in (other, run)]
+                problems.append(Problem(key, ", ".join(told), "must be the same in all runs that are compared"))
+                break
+    if problems:
+        raise UsageError(problems)
+
+
+def check_control(study: Study, control: Study) -> None:
+    """Raise UsageError, naming what differs, if `control` is no A/A control of the study's recipe.
+
+    Its runs must have the model, data and recipe of the study's; the variants of the axes and what either study
+    varies may be others.
+    """
+    if list(control.factors) != ["arm"] or len(control.factors["arm"]) != 2:
+        varies = ", ".join(control.factors) or "nothing"
+        raise UsageError([Problem("control", control.name, f"a study of one cell in two arms (it varies {varies})")])
+    swept = {*study.factors, *control.factors, *study.runs[0].record["axes"]}
+    here, there = (recipe(each.runs[0].record) for each in (study, control))
+    problems = [
+        Problem(key, f"{there.get(key)} in {control.name}", f"{here.get(key)}, as in {study.name}")
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key) and not _covered(key, swept)
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def recipe(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's result depends on but for its seed, repeat and arm, flat, without nulls; the data by its hash."""
+    flat = {key: value for key, value in comparable(record["config"]).items() if value is not None}
+    kept = {key: value for key, value in flat.items() if key not in _OF_A_RUN and not key.startswith("report.")}
+    return kept | {_DATA: record["data"]["sha256"]}
+
+
+def _covered(key: str, keys: Iterable[str]) -> bool:
+    """Whether the study varies `key`, a group that it is in, or, for the data's hash, the place of the data."""
+    places = ("data.path", "data.dir") if key == _DATA else ()
+    return any(key == swept or key.startswith(f"{swept}.") or swept in places for swept in keys)

@@ -1,0 +1,99 @@
+"""What tells the cells of a study apart: keys, their levels as text, factors and the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from .registry import Problem, UsageError
+
+
+def label(levels: Mapping[str, str]) -> str:
+    """Levels as a person writes them: "norm=pre optimizer.lr=0.001"."""
+    return " ".join(f"{key}={level}" for key, level in levels.items())
+
+
+def keys_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What can tell two cells apart: every axis, then every key that a launch swept or named, then the arm."""
+    keys = dict.fromkeys(axis for record in records for axis in record["axes"])
+    keys |= dict.fromkeys(sorted({key for record in records for key in record["config"].get("cell_keys", [])}))
+    if any(record["config"].get("arm") is not None for record in records):
+        keys["arm"] = None
+    return [key for key in keys if key not in ("seed", "repeat")]
+
+
+def level_of(record: Mapping[str, Any], key: str) -> str:
+    """A run's value of an axis or a key, as its folder has it: for a group the option that was chosen."""
+    if key in record["axes"]:
+        return str(record["axes"][key])
+    value: Any = record["config"]
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping):
+        chosen = [text.partition("=")[2] for text in record["overrides"] if text.partition("=")[0] == key]
+        return chosen[-1] if chosen else str(value.get("name"))
+    return as_text(value)
+
+
+def as_text(value: Any) -> str:
+    """A level as text, a number always in the same way: 0, 0.0 and "0.0" are "0"."""
+    text = str(value)
+    if not _is_number(text):
+        return text
+    number = float(text)
+    return str(int(number)) if number.is_integer() else str(number)
+
+
+def cell_name(levels: Mapping[str, str], axes: Iterable[str]) -> str:
+    """A cell's name as a launch gives it to the folder: its variants, then `<key>_<level>` for the other keys."""
+    return "-".join(level if key in axes else f"{key}_{level}" for key, level in levels.items())
+
+
+def factors_of(cells: Iterable[Mapping[str, str]], baseline: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What varies -> its levels: the baseline's first, numbers by size, others in the order of `cells`."""
+    seen: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for key, level in cell.items():
+            seen.setdefault(key, {})[level] = None
+    factors, problems = {}, []
+    for key, several in seen.items():
+        if len(several) < 2:
+            continue
+        levels = list(several)
+        first = as_text(baseline[key]) if key in baseline else _default(key, levels)
+        if first not in levels:
+            problems.append(Problem(f"report.baseline.{key}", first, f"a level of this study: {', '.join(levels)}"))
+        ordered = sorted(levels, key=float) if all(map(_is_number, levels)) else levels
+        factors[key] = [first, *(level for level in ordered if level != first)]
+    if problems:
+        raise UsageError(problems)
+    return factors
+
+
+def _default(key: str, levels: Sequence[str]) -> str:
+    """The option of the default config where it is one of `levels`, else the first of them."""
+    from .composing import CONF
+
+    defaults = OmegaConf.load(CONF / "config.yaml").defaults
+    options = [entry[key] for entry in defaults if isinstance(entry, Mapping) and key in entry]
+    return next((option for option in options if option in levels), levels[0])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def nearest_cell(cells: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str]) -> str:
+    """The cell that has most of the wanted levels, the first of several."""
+    return max(cells, key=lambda cell: sum(cells[cell][key] == level for key, level in wanted.items()))
+
+
+def place_of(factors: Mapping[str, list[str]], levels: Mapping[str, str]) -> list[int]:
+    """Where a cell stands in the order of the factors' levels."""
+    return [factors[key].index(level) for key, level in levels.items()]

@@ -1,0 +1,99 @@
+"""The numbers that a study can declare: what each is called, which way is better, and its value for a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import results
+from .registry import Problem, UsageError, closest
+from .study import StudyRun
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number for each finished run. On the scale "ratio" differences are fractions: 0.1 is 10 % more."""
+
+    key: str
+    name: str
+    unit: str
+    lower_is_better: bool = True
+    scale: Literal["difference", "ratio"] = "difference"
+    curve: str | None = None
+    """The curve that ends in this number, up to a factor."""
+
+    def describe(self) -> dict[str, Any]:
+        """As report.json has it."""
+        return {
+            "key": self.key,
+            "name": self.name,
+            "unit": self.unit,
+            "lower_is_better": self.lower_is_better,
+            "scale": self.scale,
+        }
+
+    def scaled(self, difference: float) -> float:
+        """A difference of values as statistics see them, in the metric's own terms (a ratio's is of logarithms)."""
+        return math.expm1(difference) if self.scale == "ratio" else difference
+
+    def unscaled(self, difference: float) -> float:
+        """The inverse of `scaled`."""
+        return math.log1p(difference) if self.scale == "ratio" else difference
+
+    def of(self, run: StudyRun) -> float | None:
+        """The run's value; None where it has none."""
+        return value(run, self.key)
+
+    def statistical(self, run: StudyRun) -> float | None:
+        """The run's value as statistics take it: the logarithm on the scale "ratio"."""
+        number = self.of(run)
+        return number if number is None or self.scale == "difference" else math.log(number)
+
+
+_NATS, _SECONDS = "nats per token", "seconds"
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("eval/train_loss", "final training loss", _NATS, curve="eval/train_loss"),
+        Metric("eval/val_loss", "final validation loss", _NATS, curve="eval/val_loss"),
+        Metric("train/epoch_loss", "training-batch loss of the last epoch", _NATS, curve="train/epoch_loss"),
+        Metric("val_bits_per_byte", "final validation loss", "bits per byte", curve="eval/val_loss"),
+        Metric("tokens_per_second", "training speed", "tokens per second", lower_is_better=False, scale="ratio"),
+        Metric("seconds_per_step", "time per step", _SECONDS, scale="ratio"),
+        Metric("peak_memory_bytes", "peak memory", "bytes", scale="ratio"),
+    )
+}
+"""Every metric by its key."""
+
+
+def declared(report: Mapping[str, Any]) -> list[tuple[Metric, float | None]]:
+    """The metrics that a study declares and the margin of each, the primary one first.
+
+    Raises UsageError for an unknown metric, a margin that is not positive, or none declared.
+    """
+    problems = []
+    if not report["metrics"]:
+        problems.append(Problem("report.metrics", report["metrics"], f"at least one of {', '.join(METRICS)}"))
+    for key, margin in report["metrics"].items():
+        if key not in METRICS:
+            allowed = f"one of {', '.join(METRICS)}"
+            problems.append(Problem("report.metrics", key, allowed, closest(key, METRICS)))
+        if margin is not None and not (isinstance(margin, int | float) and margin > 0):
+            problems.append(Problem(f"report.metrics.{key}", margin, "a margin above 0, or null for none"))
+    if problems:
+        raise UsageError(problems)
+    return [(METRICS[key], margin) for key, margin in report["metrics"].items()]
+
+
+def value(run: StudyRun, key: str) -> float | None:
+    """A metric of a run: final losses of runs that are done; speed and memory of any that came to an end."""
+    result = run.result or {}
+    final = result.get("final", {}) if run.status == "done" else {}
+    if key == "val_bits_per_byte":
+        return results.bits_per_byte(final.get("eval/val_loss"), run.record["data"])
+    if key == "peak_memory_bytes":
+        own = result.get("peak_rss_bytes") if result.get("peak_rss_is_of_run") else None
+        return result.get("peak_cuda_bytes", own)
+    return result.get(key) if key in ("tokens_per_second", "seconds_per_step") else final.get(key)

@@ -1,0 +1,203 @@
+"""The tables of a report, as text that HTML, Markdown and the terminal share, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import wording
+from .levels import label
+
+NONE = "–"
+Cell = tuple[str, str]
+"""What is read first, and what qualifies it (may be empty)."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first `headers` columns name the row, the others are numbers unless in `words`."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    headers: int = 1
+    words: frozenset[int] = field(default_factory=frozenset)
+
+
+def number(value: float | None) -> str:
+    """Four significant digits."""
+    return NONE if value is None else wording.number(value, 4)
+
+
+def signed(value: float | None, interval: Sequence[float] | None, scale: str) -> str:
+    """A difference with its sign, to two digits of its interval's half width; a ratio in per cent."""
+    if value is None:
+        return NONE
+    unit = 100 if scale == "ratio" else 1
+    half = unit * abs(interval[1] - interval[0]) / 2 if interval else 0.0
+    text = f"{unit * value:+.{max(0, 1 - math.floor(math.log10(half)))}f}" if half else plus(unit * value)
+    return text.replace("-", "−") + (" %" if scale == "ratio" else "")
+
+
+def plus(value: float) -> str:
+    """Three significant digits, with the sign."""
+    return ("+" if value > 0 else "") + wording.number(value)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value to three decimals."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def tally(status: Mapping[str, int]) -> str:
+    """ "4 done, 1 failed"."""
+    return ", ".join(f"{n} {name}" for name, n in status.items() if n) or NONE
+
+
+def comparisons(report: Mapping[str, Any], kinds: Iterable[str], caption: str) -> Table | None:
+    """Every comparison of these kinds, with what it rests on and what could have been seen."""
+    metrics = {metric["key"]: metric for metric in report["metrics"]}
+    several = len(metrics) > 1
+    rows = []
+    for each in (each for kind in kinds for each in report["comparisons"] if each["kind"] == kind):
+        metric = metrics[each["metric"]]
+        what = [(metric["name"], "")] if several else []
+        against = "" if each["reference"] == report["baseline"] else f"against {each['reference']}"
+        rows.append([(each["label"], against), *what, *_comparison(each, metric["scale"])])
+    if not rows:
+        return None
+    columns = ["comparison", *(["metric"] if several else []), "pairs", "difference", "95 % interval", "p"]
+    columns += ["adjusted p", "verdict", "detectable"]
+    words = {len(columns) - 2} | ({1} if several else set())
+    caption += (
+        f" p: paired t test; adjusted: Holm, over this table's comparisons of a metric. Detectable: the least "
+        f"difference that so many pairs show with probability {report['power']:g}."
+    )
+    return Table(caption, columns, rows, words=frozenset(words))
+
+
+def _comparison(each: Mapping[str, Any], scale: str) -> list[Cell]:
+    interval = each["interval"]
+    unit, of_unit = (100, " %") if scale == "ratio" else (1, "")
+    sd = "" if each["sd"] is None else f"sd {wording.number(unit * each['sd'], 2)}{of_unit}"
+    between, bca = (_interval(each[key], interval, scale) for key in ("interval", "bca"))
+    least = each["detectable"]
+    detectable = NONE if least is None else f"±{wording.number(unit * least, 2)}{of_unit}"
+    return [
+        (str(len(each["seeds"])), ""),
+        (signed(each["difference"], interval, scale), sd),
+        (between, f"BCa {bca}" if each["bca"] else ""),
+        (p_value(each["p"]), ""),
+        (p_value(each["p_holm"]), ""),
+        (each["verdict"], ""),
+        (detectable, ""),
+    ]
+
+
+def _interval(ends: Sequence[float] | None, width: Sequence[float] | None, scale: str) -> str:
+    return NONE if ends is None else " to ".join(signed(end, width, scale) for end in ends)
+
+
+def cells(report: Mapping[str, Any]) -> Table:
+    """Every cell: its size and speed, its losses, and how it differs from the baseline in the declared metric."""
+    primary = report["metric"]
+    against = {
+        each["label"]: each
+        for each in report["comparisons"]
+        if each["kind"] == "cell" and each["metric"] == primary["key"]
+    }
+    columns = ["cell", "parameters", "FLOPs per token", "tokens/s", "peak memory", "early loss", "training batches"]
+    columns += ["training loss", "validation loss", "bits per byte", "difference", "adjusted p", "runs"]
+    rows = []
+    for cell in report["cells"]:
+        each = against.get(cell["label"])
+        differs = _difference(each, primary["scale"]) if each else [("baseline" if cell["baseline"] else NONE, ""), NO]
+        losses = ("early_loss", "train_epoch_loss", "eval_train_loss", "eval_val_loss", "val_bits_per_byte")
+        rows.append(
+            [
+                (cell["label"], ""),
+                (NONE if cell["parameters"] is None else f"{cell['parameters']:,}", ""),
+                (amount(cell["flops_per_token"]), ""),
+                _spread(cell["tokens_per_second"], 0),
+                _spread(cell["peak_memory_bytes"], 2, 1e9, " GB"),
+                *(_spread(cell[key], 4) for key in losses),
+                *differs,
+                (tally(cell["status"]), ""),
+            ]
+        )
+    early = sorted({cell["early_step"] for cell in report["cells"] if cell["early_step"] is not None})
+    caption = "Every cell: mean, and below it the standard deviation and the number of runs. Losses in nats per token"
+    caption += f"; early loss at step {', '.join(map(str, early))}" if early else ""
+    caption += f"; the difference is that of the {primary['name']}, with its 95 % interval."
+    return Table(caption, columns, rows, words=frozenset({len(columns) - 1}))
+
+
+NO: Cell = (NONE, "")
+
+
+def _difference(each: Mapping[str, Any], scale: str) -> list[Cell]:
+    interval = _interval(each["interval"], each["interval"], scale)
+    below = interval if each["interval"] else "no interval"
+    return [(signed(each["difference"], each["interval"], scale), below), (p_value(each["p_holm"]), "")]
+
+
+def _spread(summary: Mapping[str, Any], decimals: int, unit: float = 1, suffix: str = "") -> Cell:
+    if summary["mean"] is None:
+        return NO
+    sd = "" if summary["sd"] is None else f"± {summary['sd'] / unit:,.{decimals}f} "
+    return f"{summary['mean'] / unit:,.{decimals}f}{suffix}", f"{sd}({summary['n']})"
+
+
+def amount(value: float | None) -> str:
+    """A large number with a letter: 1.23 T, 46.1 k."""
+    if value is None:
+        return NONE
+    for size, letter in ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if value >= size:
+            return f"{value / (size if letter != ' k' else 1e3):.3g}{letter}"
+    return f"{value:,.4g}"
+
+
+def budgets(report: Mapping[str, Any]) -> Table | None:
+    """Losses at equal tokens, FLOPs and seconds: a row for each cell, a column for each budget."""
+    shared = report["budgets"]
+    if not shared:
+        return None
+    names = {metric["key"]: metric["name"] for metric in report["metrics"]}
+    name = names.get(shared[0]["metric"], shared[0]["metric"])
+    columns = ["cell", *(f"at {amount(each['budget'])} {each['unit']}" for each in shared)]
+    rows = []
+    for i, cell in enumerate(shared[0]["cells"]):
+        rows.append([(cell["label"], ""), *(_spread(each["cells"][i], 4) for each in shared)])
+    return Table(f"{name.capitalize()} at equal budgets (mean, standard deviation, runs).", columns, rows)
+
+
+def tuned(report: Mapping[str, Any]) -> Table | None:
+    """Each arm at its best setting."""
+    if not report["tuned_settings"]:
+        return None
+    rows = []
+    for arm in report["tuned_settings"]:
+        best = NONE if arm["best"] is None else label(arm["best"])
+        figures = (number(arm["mean"]), number(arm["lr_sensitivity"]))
+        rows.append([(each, "") for each in (arm["arm"], str(arm["trials"]), best, *figures)])
+    caption = "Each arm at its best setting. Learning-rate sensitivity (Wortsman et al. 2023): how much is lost, on "
+    caption += "average over the rates, against the best one."
+    columns = ["arm", "trials", "best setting", report["metric"]["name"], "sensitivity"]
+    return Table(caption, columns, rows, words=frozenset({2}))
+
+
+def repeats(report: Mapping[str, Any]) -> Table | None:
+    """Runs done twice, and whether they came out the same."""
+    if not report["repeats"]:
+        return None
+    rows = []
+    for each in report["repeats"]:
+        outcome = "equal to the bit" if each["equal"] else "differs"
+        first = NONE if each["first_difference"] is None else str(each["first_difference"])
+        rows.append([(each["run"], ""), (each["of"], ""), (outcome, ""), (first, "")])
+    return Table("Runs repeated.", ["run", "repeats", "outcome", "first difference"], rows, words=frozenset({1, 2, 3}))
