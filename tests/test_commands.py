@@ -167,6 +167,16 @@ def test_what_a_study_asks_stays_when_a_launch_declares_nothing(train: Command, 
     assert json.loads(file.read_text())["report"]["question"] == "What?"
 
 
+def test_seeds_of_another_recipe_do_not_join_a_study(train: Command, tmp_path: Path) -> None:
+    assert train("--multirun", "norm=pre", "seed=0", "study=s")[0] == 0
+    before = records(tmp_path)
+    code, told, error = train("--multirun", "norm=pre,post", "seed=1", "study=s", "optimizer.lr=1e-3")
+    assert (code, told) == (2, "")
+    assert "optimizer.lr = '0.0004 in pre-fresh-parallel/seed_0, 0.001 in pre-fresh-parallel/seed_1'" in error
+    assert records(tmp_path) == before
+    assert train("--multirun", "norm=pre", "seed=0", "study=s", "optimizer.lr=4e-4,1e-3")[0] == 0
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .config import Config
-from .registry import Problem
+from . import registry
+from .config import Config, ReportConfig
+from .registry import Problem, closest
 
 
 def _study(config: Config) -> list[Problem]:
@@ -74,6 +75,28 @@ def _prompt(config: Config) -> list[Problem]:
     return [Problem("sampling.prompt", "", "at least one character: the model continues a text")]
 
 
+def _report(config: Config) -> list[Problem]:
+    from .metrics import METRICS
+
+    problems = []
+    for name in config.report.metrics:
+        if name not in METRICS:
+            problems.append(Problem("report.metrics", name, f"one of {', '.join(METRICS)}", closest(name, METRICS)))
+    known = _keys()
+    for where in ("baseline", "within", "tune"):
+        for key in getattr(config.report, where):
+            if key not in known and key.partition(".")[0] not in (*registry.axis_names(), "init", "schedule"):
+                problems.append(Problem(f"report.{where}", key, "a key of the config", closest(key, known)))
+    return problems
+
+
+def _keys() -> list[str]:
+    """Every key but the variants' own parameters."""
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    inner = [f"{name}.{key}" for name, kind in sections.items() for key in getattr(kind, "model_fields", ())]
+    return [*registry.axis_names(), *sections, *inner]
+
+
 def _device(config: Config) -> list[Problem]:
     from . import devices
 
@@ -90,6 +113,7 @@ CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _tokens: ("trainer.max_tokens", "data.batch_size", "model.context_length"),
     _warmup: ("schedule.name", "schedule.warmup_steps"),
     _prompt: ("sampling.prompt",),
+    _report: tuple(f"report.{key}" for key in ReportConfig.model_fields),
     _device: ("trainer.device",),
 }
 """Each check and the keys it reads."""

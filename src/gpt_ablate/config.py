@@ -19,7 +19,6 @@ Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -120,7 +119,7 @@ class ReportConfig(Section):
 
     question: str | None = None
     baseline: dict[str, str | int | float | bool] = {}
-    metrics: Annotated[dict[str, Margin | None], Field(min_length=1)] = {"eval/train_loss": 0.05}
+    metrics: Annotated[dict[str, Positive | None], Field(min_length=1)] = {"eval/train_loss": 0.05}
     within: list[str] = []
     tune: list[str] = []
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import comparable
 from .registry import Problem, UsageError
 
 if TYPE_CHECKING:
-    from .study import Study, StudyRun
+    from .study import Study
 
 _OF_A_RUN = ("seed", "repeat", "arm")
 _DATA = "data.sha256"
 
 
-def check(runs: Sequence[StudyRun], keys: Sequence[str]) -> None:
+class Recorded(Protocol):
+    """A run, made or planned, as far as fairness looks."""
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+
+    @property
+    def cell(self) -> str:
+        """Runs of one cell may differ in their seeds alone."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """`config` and `data` as run.json has them."""
+
+
+def check(runs: Sequence[Recorded], keys: Sequence[str]) -> None:
     """Raise UsageError, naming every key that differs, if the runs do not make a fair comparison.
 
     `keys` (axes, swept keys) may differ between two cells, with all that is below them; within a cell nothing may but
@@ -24,7 +40,7 @@ def check(runs: Sequence[StudyRun], keys: Sequence[str]) -> None:
     recipes = {run.name: recipe(run.record) for run in runs}
     problems = []
     for key in sorted({key for each in recipes.values() for key in each}):
-        first: dict[str, StudyRun] = {}
+        first: dict[str, Recorded] = {}
         free = _covered(key, keys)
         for run in runs:
             other = first.setdefault(run.cell if free else "", run)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,11 +17,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from . import registry
+from . import fairness, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
 from .registry import Problem, UsageError
-from .runs import SCHEMA_VERSION, STUDY_FILE, RunDirectory, read_json, write_json
+from .runs import SCHEMA_VERSION, STUDY_FILE, RunDirectory, find, read_json, write_json
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -60,7 +60,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             composed = loader.load_configuration(name, overrides, RunMode.RUN)
             run = _planned(composed, "run.dir")
             place = run.directory.path
-            return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run]), place, False)
+            return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
         root = Path(_select(master, "sweep.dir")).absolute()
         if master.hydra.sweeper["_target_"] != _BASIC_SWEEPER:
@@ -79,7 +79,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 problems += error.problems
         if problems:
             raise UsageError(problems)
-        return Plan([*sys.argv[1:], addition, _pinned("sweep.dir", root)], _check(runs), root, True)
+        return Plan([*sys.argv[1:], addition, _pinned("sweep.dir", root)], _check(runs, root), root, True)
 
 
 def record_plan(plan: Plan, arguments: list[str]) -> None:
@@ -151,16 +151,17 @@ def _select(composed: DictConfig, key: str) -> str:
     return str(OmegaConf.select(composed, f"hydra.{key}"))
 
 
-def _check(runs: list[PlannedRun]) -> list[PlannedRun]:
+def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     """The runs with their fingerprints.
 
-    Raises UsageError if data is lacking, two runs share a folder, or another run lives in one.
+    Raises UsageError if data is lacking, two runs share a folder, another run lives in one, or
+    the study has runs that these could not be compared with.
     """
     from . import data, training
 
     problems: list[Problem] = []
     places: dict[Path, PlannedRun] = {}
-    checked = []
+    checked, recipes = [], []
     for run in runs:
         first = places.setdefault(run.directory.path, run)
         if first is not run:
@@ -168,7 +169,9 @@ def _check(runs: list[PlannedRun]) -> list[PlannedRun]:
             allowed = f"two runs would share this folder; name what differs: 'cell_keys=[{','.join(keys)}]'"
             problems.append(Problem("cell_keys", str(run.directory.path), allowed))
         try:
-            fingerprint = training.fingerprint(run.config, data.load(run.config))
+            corpus = data.load(run.config)
+            fingerprint = training.fingerprint(run.config, corpus)
+            recipes.append(_recipe(run.directory, run.config.record(), corpus.sha256))
             if run.config.trainer.resume != "restart":
                 run.directory.check(fingerprint, run.config)
             checked.append(replace(run, fingerprint=fingerprint))
@@ -176,7 +179,35 @@ def _check(runs: list[PlannedRun]) -> list[PlannedRun]:
             problems += error.problems
     if problems:
         raise UsageError(problems)
+    if study is not None:
+        _check_fairness(recipes, study)
     return checked
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """A run as fairness looks at it."""
+
+    name: str
+    cell: str
+    record: dict[str, Any]
+
+
+def _recipe(directory: RunDirectory, config: dict[str, Any], sha256: Any) -> _Recipe:
+    folder = directory.path
+    return _Recipe(
+        f"{folder.parent.name}/{folder.name}", folder.parent.name, {"config": config, "data": {"sha256": sha256}}
+    )
+
+
+def _check_fairness(planned: list[_Recipe], study: Path) -> None:
+    """Raise UsageError if the planned runs and those of the study differ in what no launch varies."""
+    names = {recipe.name for recipe in planned}
+    there = [(run, run.record()) for run in find(study)]
+    recorded = [_recipe(run, record["config"], record["data"]["sha256"]) for run, record in there]
+    together = [*(recipe for recipe in recorded if recipe.name not in names), *planned]
+    swept = {key for recipe in together for key in recipe.record["config"].get("cell_keys", [])}
+    fairness.check(together, [*registry.axis_names(), *sorted(swept), "arm"])
 
 
 def _differing(one: Config, other: Config) -> list[str]:

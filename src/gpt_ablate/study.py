@@ -10,20 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from . import curves, fairness, results
+from .config import ReportConfig
 from .curves import Curve
 from .levels import as_text, cell_name, factors_of, keys_of, label, level_of, nearest_cell, place_of
 from .registry import Problem, UsageError
 from .runs import RunDirectory, find, read_json
 
 RUN_SCHEMAS, PLAN_SCHEMAS = (1,), (1,)
-_ASKED: dict[str, Any] = {
-    "question": None,
-    "baseline": {},
-    "metrics": {"eval/train_loss": 0.05},
-    "within": [],
-    "tune": [],
-}
-"""What a study asks where it does not say: the `report` section of conf/config.yaml."""
+_ASKED = ReportConfig().model_dump()
+"""What a study asks where it does not say."""
 
 
 @dataclass(frozen=True)
