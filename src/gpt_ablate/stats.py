@@ -21,7 +21,7 @@ Verdict = Literal["better", "worse", "no difference shown", "negligible"]
 Setting = TypeVar("Setting", bound=Hashable)
 Floats = npt.NDArray[np.float64]
 
-_LEAST_FOR_BCA = 30
+LEAST_FOR_BCA = 30
 """Below, a BCa bootstrap interval covers too little (benchmarks/coverage.md)."""
 _RESAMPLES = 9_999
 _MOST_PAIRS = 1_000_000
@@ -91,7 +91,7 @@ def paired(differences: Iterable[float], confidence: float = 0.95) -> Difference
         mean,
         float(array.std(ddof=1)),
         (float(interval.low), float(interval.high)),
-        _bca(array, confidence) if n >= _LEAST_FOR_BCA else None,
+        _bca(array, confidence) if n >= LEAST_FOR_BCA else None,
         float(test.pvalue),
     )
 
