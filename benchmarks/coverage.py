@@ -16,6 +16,7 @@ from gpt_ablate import stats
 DRAWS = 2_000
 SIZES = (3, 5, 10, 30)
 FAMILY = 6
+ENOUGH = stats.LEAST_FOR_BCA
 BOOTSTRAPS = 999
 """Fewer than stats.paired draws, so that the simulation ends within minutes."""
 TARGET = Path(__file__).with_name("coverage.md")
@@ -32,7 +33,7 @@ def draw(kind: str, seed: int, *shape: int) -> npt.NDArray[np.float64]:
 def t_coverage(rows: npt.NDArray[np.float64]) -> float:
     """Share of Student's t intervals that hold 0, as `stats.paired` computes them."""
     n = rows.shape[1]
-    if n < stats.LEAST_FOR_BCA:
+    if n < ENOUGH:
         intervals = np.array([stats.paired(row).interval for row in rows])
     else:  # without the bootstrap that stats.paired adds from here on
         found = scipy_stats.ttest_1samp(rows, 0, axis=1).confidence_interval(0.95)
@@ -81,7 +82,7 @@ For normal differences the t interval covers what it says at every number of pai
 differences as skewed as these no interval covers what it says with 30 pairs or fewer: expect 84 to 88 % instead of
 95 %. (A difference of two runs that are skewed alike is symmetric, so this is the bad case; families, which are made
 of such differences, err even less.) The BCa bootstrap ({BOOTSTRAPS} resamples here) covers less than the t interval at
-few pairs and no more at {stats.LEAST_FOR_BCA}, so the t interval decides, and reports show BCa beside it from {stats.LEAST_FOR_BCA} pairs on.
+few pairs and no more at {ENOUGH}, so the t interval decides, and reports show BCa beside it from {ENOUGH} pairs on.
 """
 
 if __name__ == "__main__":
