@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -33,6 +34,8 @@ class FailFast(BaseException):
 def main() -> None:
     """The command: exit code 0 if every run is done, 1 if one is not, 2 for a request that is refused."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file tells at once, as a terminal does
     console = Console()
     parser = get_args_parser()
     args = parser.parse_args()
