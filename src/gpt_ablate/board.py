@@ -77,7 +77,7 @@ def _summaries(study: Study, answer: str, figures: Mapping[str, bytes]) -> Itera
 
 
 def _group(factor: str, key: str) -> str:
-    return f"by_{factor}/{key.replace('/', '_')}"
+    return f"variants/by_{factor}/{key.replace('/', '_')}"
 
 
 def _mean(runs: Sequence[StudyRun], key: str) -> Iterator[tuple[int, float]]:
