@@ -1,4 +1,4 @@
-"""TensorBoard's view of a study as a whole: a run named `report` beside those of training, without torch."""
+"""TensorBoard's view of a study as a whole: the run `report` and a run for each level below it, without torch."""
 
 from __future__ import annotations
 
@@ -25,59 +25,65 @@ CHARTS = {
     "eval/train_loss": "training split",
     "eval/val_loss": "validation split",
 }
+Events = list[tuple[int, "Summary"]]
+"""(step, what is shown at it)."""
 
 
 def write(folder: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:
-    """Replace the events in `folder` by the study's: mean curves by level, their charts, `figures` (PNG), the answer.
+    """Replace the events below `folder` by the study's: mean curves, their charts, `figures` (PNG), the answer.
 
-    `answer` is Markdown. The new file is whole before it is seen; then older ones go.
+    `answer` is Markdown. A level's mean curves are in a run of their own, so that it has a colour of its own. The new
+    files are whole before they are seen; then the older ones go.
     """
+    old = list(folder.rglob("events.out.tfevents.*"))
+    now = time.time()  # part of the name: a TensorBoard that is open goes on to files of later names
+    levels = {
+        folder / re.sub(r"[^\w.+=,-]", "_", f"{factor}={level}"): _curves(study, factor, level)
+        for factor, of_factor in study.factors.items()
+        for level in of_factor
+    }
+    for place, events in ({folder: _summary(study, answer, figures)} | levels).items():
+        _write_events(place, events, now)
+    for file in old:
+        file.unlink(missing_ok=True)
+        if not any(file.parent.iterdir()):
+            file.parent.rmdir()
+
+
+def _write_events(folder: Path, events: Events, now: float) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    now = time.time()
     beside = folder / f".{os.getpid()}.tmp"
     try:
         with beside.open("wb") as file:
             records = RecordWriter(file)
             records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-            for step, summary in _summaries(study, answer, figures):
+            for step, summary in events:
                 records.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
-        old = list(folder.glob("events.out.tfevents.*"))
-        new = folder / f"events.out.tfevents.{now:.6f}"  # a later name than the old one's: a TensorBoard goes on to it
-        beside.replace(new)
-        for file_name in old:
-            file_name.unlink(missing_ok=True)
+        beside.replace(folder / f"events.out.tfevents.{now:.6f}")
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _summaries(study: Study, answer: str, figures: Mapping[str, bytes]) -> Iterator[tuple[int, Summary]]:
+def _curves(study: Study, factor: str, level: str) -> Events:
+    """The mean curves over the finished runs of one level."""
+    runs = [run for run in study.runs if run.levels[factor] == level and run.status == "done"]
+    return [(step, _scalar(_tag(factor, key), value)) for key in CHARTS for step, value in _mean(runs, key)]
+
+
+def _summary(study: Study, answer: str, figures: Mapping[str, bytes]) -> Events:
+    """The layout of the custom scalars, the answer and the figures."""
     from tensorboard.plugins.custom_scalar import metadata
 
-    charts: dict[str, list[tuple[str, str]]] = {}
-    for factor, levels in study.factors.items():
-        for key, title in CHARTS.items():
-            found = False
-            for level in levels:
-                runs = [run for run in study.runs if run.levels[factor] == level and run.status == "done"]
-                points = list(_mean(runs, key))
-                found = found or bool(points)
-                for step, value in points:
-                    yield step, _scalar(f"{_group(factor, key)}/{level}", value)
-            if found:
-                charts.setdefault(factor, []).append((title, _group(factor, key)))
-    if charts:
-        layout = _layout(charts).SerializeToString()
-        yield 0, _tensor(metadata.CONFIG_SUMMARY_TAG, metadata.create_summary_metadata(), layout)
-    yield 0, _text("answer", answer)
-    for name, png in figures.items():
-        yield 0, _image(f"figures/{name}", png)
+    layout = _tensor(metadata.CONFIG_SUMMARY_TAG, metadata.create_summary_metadata(), _layout(study))
+    images = [(0, _image(f"report/{name}", png)) for name, png in figures.items()]
+    return [*([(0, layout)] if study.factors else []), (0, _text("answer", answer)), *images]
 
 
-def _group(factor: str, key: str) -> str:
-    return f"by_{factor}/{key.replace('/', '_')}"
+def _tag(factor: str, key: str) -> str:
+    return f"variants/by_{factor}/{key.replace('/', '_')}"
 
 
 def _mean(runs: Sequence[StudyRun], key: str) -> Iterator[tuple[int, float]]:
@@ -92,18 +98,22 @@ def _mean(runs: Sequence[StudyRun], key: str) -> Iterator[tuple[int, float]]:
         yield from ((round(step), value) for step, value in zip(steps.tolist(), means.tolist(), strict=True))
 
 
-def _layout(charts: Mapping[str, Sequence[tuple[str, str]]]) -> Any:
-    """A category for each factor; in it a chart for each loss, with a line for each level."""
+def _layout(study: Study) -> bytes:
+    """A category for each factor; in it a chart for each loss that was recorded, with a line for each level."""
     from tensorboard.plugins.custom_scalar import layout_pb2
 
+    recorded = {key: title for key, title in CHARTS.items() if any(key in run.curves for run in study.runs)}
     categories = []
-    for factor, of_factor in charts.items():
-        lines = [
-            layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(group)}/"]))
-            for title, group in of_factor
+    for factor in study.factors:
+        charts = [
+            layout_pb2.Chart(
+                title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(_tag(factor, key))}$"])
+            )
+            for key, title in recorded.items()
         ]
-        categories.append(layout_pb2.Category(title=factor, chart=lines))
-    return layout_pb2.Layout(category=categories)
+        categories.append(layout_pb2.Category(title=factor, chart=charts))
+    layout: bytes = layout_pb2.Layout(category=categories).SerializeToString()
+    return layout
 
 
 def _scalar(tag: str, value: float) -> Summary:
