@@ -79,12 +79,12 @@ def _report(config: Config) -> list[Problem]:
     from .metrics import METRICS
 
     problems = []
-    for name in config.report.metrics:
+    for name in config.report.metrics or ():  # null, where another key kept defaults from being filled in
         if name not in METRICS:
             problems.append(Problem("report.metrics", name, f"one of {', '.join(METRICS)}", closest(name, METRICS)))
     known = _keys()
     for where in ("baseline", "within", "tune"):
-        for key in getattr(config.report, where):
+        for key in getattr(config.report, where) or ():
             if key not in known and key.partition(".")[0] not in (*registry.axis_names(), "init", "schedule"):
                 problems.append(Problem(f"report.{where}", key, "a key of the config", closest(key, known)))
     return problems
