@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 from statsmodels.stats.power import TTestPower
-from synthetic import Levels, Shape, make_study
+from synthetic import LN_VOCAB, Levels, Shape, make_study
 
 from gpt_ablate import study, wording
 from gpt_ablate.analysis import analyse
@@ -276,6 +276,9 @@ def test_a_setting_with_a_diverged_run_is_no_best_and_unequal_trials_are_unfair(
     found = report(root, allow_missing=True)
     post, pre = found["tuned_settings"]
     assert (post["trials"], pre["trials"], pre["best"]) == (2, 3, {"optimizer.lr": "0.001"})
+    start, worst = LN_VOCAB, (2.0 + 2.1 + LN_VOCAB) / 3  # the run that diverged counts as no better than its start
+    rates = [4.6, 3.1, min(worst, start)]
+    assert pre["lr_sensitivity"] == pytest.approx(sum(rates) / 3 - min(rates))
     assert found["answer"][-1] == (
         "Unfair: the arms had unequal numbers of trials (2 for norm=post and 3 for norm=pre), and more trials find a "
         "better best."

@@ -119,6 +119,12 @@ def test_runs_of_other_recipes_or_data_are_refused_by_key(tmp_path: Path) -> Non
         with pytest.raises(UsageError, match=told):
             study.read(root)
         other.write_text(untouched)
+    for file in (root / "pre-fresh-parallel").rglob("run.json"):  # alike in its own cell, but not in both
+        change(file, config__model__dropout=0.0)
+    with pytest.raises(UsageError, match=r"model.dropout"):
+        study.read(root)
+    for file in (root / "pre-fresh-parallel").rglob("run.json"):
+        change(file, config__model__dropout=0.1)
     change(other, config__trainer__max_tokens=None, config__trainer__device="cuda", config__study="elsewhere")
     assert len(study.read(root).runs) == 2 * 2
 
