@@ -218,7 +218,7 @@ def escape_markdown(value: Any) -> Markup:
         return value
     one_line = " ".join(str(value).split())
     escaped = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]<>&|~#!$]", r"\\\g<0>", one_line)
-    escaped = re.sub(r"^([-+]|\d+[.)])(?=\s|$)", r"\\\1", escaped)
+    escaped = re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", escaped)
     whole = re.sub(r"(?i)(https?|ftp|mailto|www)([:.])", r"\1\\\2", escaped)
     return Markup(whole)  # noqa: S704 (the mark says that it is escaped)
 
