@@ -76,7 +76,15 @@ def recipe(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's result depends on but for its seed, repeat and arm, flat, without nulls; the data by its hash."""
     flat = {key: value for key, value in comparable(record["config"]).items() if value is not None}
     kept = {key: value for key, value in flat.items() if key not in _OF_A_RUN and not key.startswith("report.")}
+    for key, derived in _derived(kept).items():
+        if kept.get(key) == derived:
+            del kept[key]
     return kept | {_DATA: record["data"]["sha256"]}
+
+
+def _derived(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """What `resolve` fills in where nothing is said; it follows from keys that are compared themselves."""
+    return {"data.stride": flat["model.context_length"], "model.mlp_hidden": 4 * flat["model.d_model"]}
 
 
 def _covered(key: str, keys: Iterable[str]) -> bool:
