@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from . import results
+from . import launchers, results
 from .composing import CONF, VERSION_BASE, composition_problem
 from .config import resolve
 from .planning import Plan, make_plan, record_plan
@@ -49,8 +49,7 @@ def main() -> None:
         if plan.multirun:
             record_plan(plan, sys.argv[1:])
         sys.argv[1:] = plan.arguments
-        with suppress(FailFast):
-            _train_with_hydra()
+        _hand_over(plan)
         sys.exit(_conclude(plan, console))
     except UsageError as error:
         for problem in error.problems:
@@ -62,24 +61,45 @@ def main() -> None:
     except KeyboardInterrupt as error:
         print(f"gpt_ablate: {str(error) or 'stopped'}", file=sys.stderr)
         if plan is not None:
-            again = [argument for argument in plan.arguments if not argument.startswith("trainer.resume=")]
-            command = shlex.join(["python", "-m", "gpt_ablate.train", *again])
-            print(f"To go on: {command}", file=sys.stderr)
+            print(f"To go on: {_command_again(plan)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _hand_over(plan: Plan) -> None:
+    """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
+    try:
+        with suppress(FailFast):
+            _train_with_hydra()
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:
+        if plan.launcher == "basic":
+            raise
+        reason = " ".join(str(error).split("\n")[:2])  # what submitit tells goes on with its log
+        print(f"gpt_ablate: {plan.launcher} broke off: {type(error).__name__}: {reason}", file=sys.stderr)
+        launchers.end_jobs(cancel=any(run.config.trainer.fail_fast for run in plan.runs))
+        print(f"To go on: {_command_again(plan)}", file=sys.stderr)
+
+
+def _command_again(plan: Plan) -> str:
+    again = [argument for argument in plan.arguments if not argument.startswith("trainer.resume=")]
+    return shlex.join(["python", "-m", "gpt_ablate.train", *again])
 
 
 @hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")
 def _train_with_hydra(composed: DictConfig) -> None:
     """Hydra's task: one run. A failure is told at once and left in run.json, so that the next job goes on."""
-    from . import training
-
-    console = Console()
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
-    config = resolve(composed)
+    alone = hydra_config.runtime.choices["hydra/launcher"] == "basic"
+    console = Console() if alone else Console(force_terminal=False)  # several runs cannot share a progress bar
+    if hydra_config.job.get("num") is not None:
+        launchers.take_place(Path(hydra_config.sweep.dir) / ".places")
+    from . import training
+
     try:
         training.run(
-            config,
+            resolve(composed),
             path,
             list(hydra_config.overrides.task),
             console,
@@ -90,7 +110,7 @@ def _train_with_hydra(composed: DictConfig) -> None:
     except Exception:
         traceback.print_exc()
         print(f"gpt_ablate: failed: {path}", file=sys.stderr)
-        if config.trainer.fail_fast:
+        if composed.trainer.fail_fast:
             raise FailFast from None
 
 
@@ -109,7 +129,7 @@ def _conclude(plan: Plan, console: Console) -> int:
     if plan.multirun and any(directory.finished() for directory in find(plan.root)):
         from . import report
 
-        report.write(plan.root, plan.root, console, len(directories) - len(recorded))
+        report.write(plan.root, plan.root, console, len(directories) - len(recorded), allow_missing=True)
     else:
         results.print_summary(recorded, plan.root, console, len(directories) - len(recorded))
     return 0 if all(results.status(directory) == "done" for directory in directories) else 1

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from . import fairness, registry
+from . import fairness, launchers, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
 from .registry import Problem, UsageError
@@ -46,6 +46,7 @@ class Plan:
     runs: list[PlannedRun]
     root: Path
     multirun: bool
+    launcher: str = "basic"
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -62,24 +63,27 @@ def make_plan(args: argparse.Namespace) -> Plan:
             place = run.directory.path
             return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
+        launcher = launchers.check(master)
+        additions = launchers.divide(master)
         root = Path(_select(master, "sweep.dir")).absolute()
         if master.hydra.sweeper["_target_"] != _BASIC_SWEEPER:
-            return Plan([*sys.argv[1:], _pinned("sweep.dir", root)], [], root, True)
+            return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, launcher)
         sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeps, *master.hydra.overrides.task])
         keys = sorted({*(str(key) for key in master.cell_keys), *_swept_keys(given)})
-        addition = f"cell_keys=[{','.join(keys)}]"
+        additions.append(f"cell_keys=[{','.join(keys)}]")
         (jobs,) = BasicSweeper.split_arguments(given, None)
         runs, problems = [], []
         for job in jobs:
-            composed = loader.load_sweep_config(master, [*job, addition])
+            composed = loader.load_sweep_config(master, [*job, *additions])
             try:
                 runs.append(_planned(composed, "sweep.dir", "sweep.subdir"))
             except UsageError as error:
                 problems += error.problems
         if problems:
             raise UsageError(problems)
-        return Plan([*sys.argv[1:], addition, _pinned("sweep.dir", root)], _check(runs, root), root, True)
+        arguments = [*sys.argv[1:], *additions, _pinned("sweep.dir", root)]
+        return Plan(arguments, _check(runs, root), root, True, launcher)
 
 
 def record_plan(plan: Plan, arguments: list[str]) -> None:

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from . import analysis, board, controls, drawing, pages, plots, results, study
-from .registry import UsageError
+from .refusal import refusals
 from .study import Study
 
 ROWS_ON_TERMINAL = 40
@@ -35,7 +34,7 @@ def main() -> None:
         help="an A/A control, drawn beside the effects (default: aa_control-<model> beside the study)",
     )
     args = parser.parse_args()
-    try:
+    with refusals():
         write(
             args.study,
             args.to or args.study,
@@ -43,10 +42,6 @@ def main() -> None:
             allow_missing=args.allow_missing,
             noise_floor=args.noise_floor,
         )
-    except UsageError as error:
-        for problem in error.problems:
-            print(f"gpt_ablate: {problem}", file=sys.stderr)
-        sys.exit(2)
 
 
 def write(

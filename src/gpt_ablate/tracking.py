@@ -110,8 +110,9 @@ def _kept(path: Path, step: int) -> list[dict[str, Any]]:
 class ProgressBar:
     """Epoch, step, losses, tokens/s and time left; where there is no terminal, only a line an epoch."""
 
-    def __init__(self, console: Console, steps: int, done: int, epochs: int) -> None:
+    def __init__(self, console: Console, name: str, steps: int, done: int, epochs: int) -> None:
         self.console, self.steps, self.epochs = console, steps, epochs
+        self._head = "" if console.is_terminal else f"{name}: "  # in a log, runs may take turns
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
@@ -144,7 +145,7 @@ class ProgressBar:
         if epoch_done:
             mean = f"train {line['train/epoch_loss']:.4f} (mean of the epoch){self._evaluated}"
             self.console.print(
-                f"epoch {line['epoch']}/{self.epochs}  step {line['step']}/{self.steps}  {mean}"
+                f"{self._head}epoch {line['epoch']}/{self.epochs}  step {line['step']}/{self.steps}  {mean}"
                 f"  {line['tokens_per_second']:,.0f} tokens/s  {line['wall_time']:.0f} s",
                 highlight=False,
                 markup=False,

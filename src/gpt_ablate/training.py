@@ -102,8 +102,11 @@ def _finished_already(directory: RunDirectory, console: Console) -> dict[str, An
 
 
 def _say(console: Console, directory: RunDirectory, what: str) -> None:
-    name = f"{directory.path.parent.name}/{directory.path.name}"
-    console.print(f"[bold]{escape(name)}[/]: {what}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(_name(directory))}[/]: {what}", highlight=False, soft_wrap=True)
+
+
+def _name(directory: RunDirectory) -> str:
+    return f"{directory.path.parent.name}/{directory.path.name}"
 
 
 class Trainer:
@@ -147,7 +150,8 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(process.deterministic())
             stack.enter_context(self.tracker)
-            bar = stack.enter_context(ProgressBar(self.console, self.total_steps, self.step, epochs))
+            name, steps = _name(self.directory), self.total_steps
+            bar = stack.enter_context(ProgressBar(self.console, name, steps, self.step, epochs))
             stopping = stack.enter_context(process.signals())
             diverged: Diverged | None = None
             try:
