@@ -174,7 +174,7 @@ def test_seeds_of_another_recipe_do_not_join_a_study(train: Command, tmp_path: P
     assert (code, told) == (2, "")
     assert "optimizer.lr = '0.0004 in pre-fresh-parallel/seed_0, 0.001 in pre-fresh-parallel/seed_1'" in error
     assert records(tmp_path) == before
-    assert train("--multirun", "norm=pre", "seed=0", "study=s", "optimizer.lr=4e-4,1e-3")[0] == 0
+    assert train("--multirun", "norm=pre", "seed=0", "study=s", "optimizer.lr=2e-3,1e-3")[0] == 0
 
 
 HOLD = """

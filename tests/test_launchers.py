@@ -252,5 +252,5 @@ def test_a_launcher_that_is_not_installed_is_refused_by_its_extra(
         launch.main()
     told = capfd.readouterr()
     assert stop.value.code == 2
-    assert told.err == "gpt_ablate: hydra/launcher = 'ray': not installed: pip install 'gpt_ablate[ray]'\n"
+    assert told.err == "gpt_ablate: hydra/launcher = 'ray': not installed: pip install 'gpt_ablate[ray]'.\n"
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,12 @@ from synthetic import make_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpt_ablate import board, drawing, pages, plots, report
+from gpt_ablate.analysis import analyse
 from gpt_ablate.runs import RunDirectory, find
+from gpt_ablate.study import read
 
 LOUD = "<script>alert('x')</script> | **loud** `code` [link](http://x.y)"
 BREAKING = "```\n````\n# no heading\n<b>no tag</b>\n~~~\n\n---\n"
-RENDER = drawing.render
 FILES = {"report.json", "report.md", "report.html", "results.csv"}
 
 
@@ -41,20 +43,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of one pixel, for tests that are not about figures: to draw takes seconds."""
     pixel = io.BytesIO()
     Image.new("L", (1, 1)).save(pixel, "png")
-    files = {"svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "png": pixel.getvalue()}
-    monkeypatch.setattr(drawing, "render", lambda _draw, _theme, *kinds: {kind: files[kind] for kind in kinds})
-
-
-@pytest.fixture
-def sketched(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures drawn in the light theme as SVG alone."""
-    pixels = drawing.render
-
-    def render(draw: Any, theme: drawing.Theme, *kinds: str) -> dict[str, bytes]:
-        drawn = RENDER(draw, theme, "svg") if theme is drawing.LIGHT else {}
-        return pixels(draw, theme, *kinds) | drawn
-
-    monkeypatch.setattr(drawing, "render", render)
+    nothing = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    monkeypatch.setattr(report, "render", lambda _: drawing.Drawing(nothing, nothing, pixel.getvalue()))
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +151,19 @@ def test_report_json_comes_back_as_it_went(study: Path) -> None:
     assert comparison["difference"] == pytest.approx(sum(differences) / 3)
 
 
+def test_a_recoloured_figure_is_the_one_drawn_in_the_dark(study: Path) -> None:
+    runs = read(study)
+    for plate in plots.plates(analyse(runs, allow_missing=True), runs):
+        light, dark = (drawing._files(plate.draw, theme, png=False)[0] for theme in (drawing.LIGHT, drawing.DARK))
+        assert light != dark
+        assert _without_ids(drawing.recoloured(light)) == _without_ids(dark), plate.name
+
+
+def _without_ids(svg: bytes) -> bytes:
+    """Ids are hashes of styles too, and of nothing that a reader sees."""
+    return re.sub(rb'(id="|#)[a-z][0-9a-f]{10}', b"", svg)
+
+
 @pytest.mark.parametrize(
     ("cells", "asked", "figures"),
     [
@@ -169,7 +172,7 @@ def test_report_json_comes_back_as_it_went(study: Path) -> None:
     ],
 )
 def test_each_kind_of_study_gets_its_figures_and_keeps_none_of_another(
-    tmp_path: Path, sketched: None, cells: dict[str, Any], asked: dict[str, Any], figures: set[str]
+    tmp_path: Path, cells: dict[str, Any], asked: dict[str, Any], figures: set[str]
 ) -> None:
     path = make_study(
         tmp_path / "study",
@@ -203,10 +206,10 @@ def test_a_failure_on_the_way_leaves_the_old_report(
     write(study, tmp_path, allow_missing=True)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
-    def fail(*_: object) -> dict[str, bytes]:
+    def fail(_: object) -> drawing.Drawing:
         raise MemoryError
 
-    monkeypatch.setattr(drawing, "render", fail)
+    monkeypatch.setattr(report, "render", fail)
     with pytest.raises(MemoryError):
         write(study, tmp_path, allow_missing=True)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

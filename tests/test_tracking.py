@@ -147,4 +147,4 @@ def test_without_a_terminal_there_is_a_line_an_epoch(
     ]
     assert len(lines) == 2
     for i, (line, mean) in enumerate(zip(lines, means, strict=True), start=1):
-        assert line.startswith(f"epoch {i}/2  step {6 * i}/12  train {mean:.4f}")
+        assert line.partition("/run: ")[2].startswith(f"epoch {i}/2  step {6 * i}/12  train {mean:.4f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 POINTS = 300
 """Most points of a drawn curve: more than a figure's width can show."""
+DOTS = 160
+"""Pixels per inch."""
 MANY_LINES = 80
 """From here on, thin lines are drawn as pixels: a vector for each would make files of many megabytes."""
 
@@ -118,18 +121,54 @@ def themed(theme: Theme) -> Iterator[None]:
         yield
 
 
-def render(draw: Callable[[Theme], Figure], theme: Theme, *kinds: str) -> dict[str, bytes]:
-    """The figure as files of these kinds (svg, png); equal input gives equal bytes."""
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as files: SVG in both themes, PNG in the light one."""
+
+    light: bytes
+    dark: bytes
+    png: bytes
+
+
+def render(draw: Callable[[Theme], Figure]) -> Drawing:
+    """The figure as files; equal input gives equal bytes."""
+    light, png = _files(draw, LIGHT)
+    # what was drawn as pixels cannot change its colours in the file, so it is drawn again
+    dark = _files(draw, DARK, png=False)[0] if b"<image" in light else recoloured(light)
+    return Drawing(light, dark, png)
+
+
+def recoloured(svg: bytes) -> bytes:
+    """A figure of the light theme in the dark one's colours: what drawing it again would give, in no time."""
+    return re.sub(rb"#[0-9a-f]{6}", lambda match: _IN_THE_DARK.get(match[0], match[0]), svg)
+
+
+def _colours(theme: Theme) -> list[bytes]:
+    every = [theme.paper, theme.ink, theme.muted, theme.rule, theme.band, *theme.lines]
+    return [colour.encode() for colour in every]
+
+
+_IN_THE_DARK = dict(zip(_colours(LIGHT), _colours(DARK), strict=True))
+
+
+def _files(draw: Callable[[Theme], Figure], theme: Theme, png: bool = True) -> tuple[bytes, bytes]:
+    """SVG and PNG; without savefig, which draws everything once more before it draws."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    svg, pixels = io.BytesIO(), io.BytesIO()
     with themed(theme):
         figure = draw(theme)
+        figure.set_dpi(DOTS)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # placed once, not again for each file
-        files = {}
-        for kind in kinds:
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
-            files[kind] = file.getvalue()
-    return files
+        to_svg: Any = FigureCanvasSVG(figure)
+        to_svg.print_svg(svg, metadata={"Date": None})
+        if png:
+            figure.set_dpi(DOTS)
+            to_png: Any = FigureCanvasAgg(figure)
+            to_png.print_png(pixels, metadata={"Software": None})
+    return svg.getvalue(), pixels.getvalue()
 
 
 def decimated(x: Floats, y: Floats, points: int = POINTS) -> tuple[Floats, Floats]:

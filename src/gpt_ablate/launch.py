@@ -129,7 +129,11 @@ def _conclude(plan: Plan, console: Console) -> int:
     if plan.multirun and any(directory.finished() for directory in find(plan.root)):
         from . import report
 
-        report.write(plan.root, plan.root, console, len(directories) - len(recorded), allow_missing=True)
+        try:
+            report.write(plan.root, plan.root, console, len(directories) - len(recorded), allow_missing=True)
+        except UsageError as error:
+            print(f"gpt_ablate: the runs are there, but no report can be made of them: {error}", file=sys.stderr)
+            return 1
     else:
         results.print_summary(recorded, plan.root, console, len(directories) - len(recorded))
     return 0 if all(results.status(directory) == "done" for directory in directories) else 1

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import tables
+from .drawing import Drawing
 from .plots import EFFECTS, Plate, leading
 from .wording import count
 
@@ -47,9 +48,9 @@ class Samples:
     cells: list[Sample]
 
 
-def html(report: Mapping[str, Any], study: Study, figures: Sequence[tuple[Plate, bytes, bytes]]) -> str:
+def html(report: Mapping[str, Any], study: Study, figures: Sequence[tuple[Plate, Drawing]]) -> str:
     """The page as one file; each figure with its light and its dark SVG, inside it."""
-    images = {plate.name: (plate, _data_uri(light), _data_uri(dark)) for plate, light, dark in figures}
+    images = {plate.name: (plate, _data_uri(drawing.light), _data_uri(drawing.dark)) for plate, drawing in figures}
     return _environment(None).get_template("report.html.j2").render(_content(report, study), figures=images)
 
 

@@ -127,15 +127,22 @@ def _draw(
     axis: Axes, group: Group, curves: Mapping[int, tuple[Floats, Floats]], style: Style, lines_in_all: int
 ) -> None:
     """Every run thin, the mean of those that are done bold; a cross where a diverged run ends."""
-    several = len(group.runs) > 1
-    rasterized = lines_in_all > drawing.MANY_LINES
-    alpha = 0.5 if lines_in_all <= 40 else 0.15
+    from matplotlib.collections import LineCollection
+
+    several, many = len(group.runs) > 1, lines_in_all > drawing.MANY_LINES
+    points_each = drawing.POINTS // 4 if many else drawing.POINTS
+    thin = []
     for run in group.runs:
-        x, y = drawing.decimated(*curves.get(id(run), (np.empty(0), np.empty(0))))
+        x, y = drawing.decimated(*curves.get(id(run), (np.empty(0), np.empty(0))), points_each)
         if len(x) and (several or run.status != "done"):
-            axis.plot(x, y, color=style.colour, linewidth=0.6, alpha=alpha, rasterized=rasterized, zorder=2)
+            thin.append(np.column_stack([x, y]))
         if len(x) and run.status == "diverged":
             axis.plot(x[-1:], y[-1:], marker="x", color=style.colour, markersize=7, markeredgewidth=1.6, zorder=4)
+    lines = LineCollection(thin, colors=style.colour, linewidths=0.6, zorder=2, rasterized=many)
+    lines.set_alpha(0.5 if lines_in_all <= 40 else 0.15)
+    lines.set_in_layout(False)
+    axis.add_collection(lines)
+    axis.autoscale_view()
     finished = [curves[id(run)] for run in group.done if id(run) in curves and len(curves[id(run)][0])]
     if finished:
         x, y = drawing.decimated(*mean(finished))

@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from . import analysis, board, controls, drawing, pages, plots, results, study
+from . import analysis, board, controls, pages, plots, results, study
+from .drawing import render
 from .refusal import refusals
 from .study import Study
 
@@ -81,11 +82,10 @@ def _files(
     figures: dict[str, bytes] = {}
     drawn = []
     for plate in plates:
-        light = drawing.render(plate.draw, drawing.LIGHT, "svg", "png")
-        dark = drawing.render(plate.draw, drawing.DARK, "svg")
-        files |= {f"figures/{plate.name}.{kind}": content for kind, content in light.items()}
-        figures[plate.name] = light["png"]
-        drawn.append((plate, light["svg"], dark["svg"]))
+        drawing = render(plate.draw)
+        files |= {f"figures/{plate.name}.svg": drawing.light, f"figures/{plate.name}.png": drawing.png}
+        figures[plate.name] = drawing.png
+        drawn.append((plate, drawing))
     files["results.csv"] = _csv(study.rows(runs)).encode()
     files["report.md"] = pages.markdown(report, runs, plates).encode()
     files["report.html"] = pages.html(report, runs, drawn).encode()
