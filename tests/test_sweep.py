@@ -68,7 +68,8 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_cell_that_fails_costs_itself_alone(tmp_path: Path) -> None:
     (tmp_path / "failing_layers.py").write_text(FAILING)
-    done = launch(tmp_path, "plugins=[failing_layers]", "layers.name=fresh,failing", "layers=fresh")
+    swept = ("layers=fresh", "layers.name=fresh,failing", "report.baseline.layers=fresh")
+    done = launch(tmp_path, "plugins=[failing_layers]", *swept)
     _, error = done.communicate()
     assert done.returncode == 1
     assert error.count("RuntimeError: no such luck") == 12
