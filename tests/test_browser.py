@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 from synthetic import Shape, make_study
 
-from gpt_ablate import report, training
+from gpt_ablate import execution, report
 from gpt_ablate.config import Config
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., Con
     for norm, cell in zip(("pre", "post"), CELLS, strict=True):
         for seed in (0, 1):
             config = configure(f"norm={norm}", f"seed={seed}", "sampling.max_new_tokens=8", *every, *small)
-            training.run(config, root / cell / f"seed_{seed}", [], Console(quiet=True))
+            execution.run(config, root / cell / f"seed_{seed}", [], Console(quiet=True))
     report.write(root, root, Console(quiet=True))
     return root
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from test_training import TEXT, losses, small_run, timeless, train
 from torch import Tensor
 
-from gpt_ablate import checkpoint, data, training
+from gpt_ablate import checkpoint, data, execution, training
 from gpt_ablate.axes.norm import PreNorm, norms
 from gpt_ablate.config import Config
 from gpt_ablate.model import GPT
@@ -89,7 +89,7 @@ def test_sigterm_saves_too_and_handlers_are_put_back(
 def test_a_finished_run_is_not_touched(small: Callable[..., Config], tmp_path: Path) -> None:
     directory = train(small("trainer.max_steps=1"), tmp_path / "run")
     before = files(directory.path)
-    assert training.run(small("trainer.max_steps=1"), directory.path, ["x=1"], Console(quiet=True)) == json.loads(
+    assert execution.run(small("trainer.max_steps=1"), directory.path, ["x=1"], Console(quiet=True)) == json.loads(
         directory.result_file.read_text()
     )
     assert files(directory.path) == before
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         spoiled.write_text(spoiled.read_text()[:-20])
     else:
         damage(spoiled)
-    training.run(config, tmp_path / "run", [], Console(width=1000))
+    execution.run(config, tmp_path / "run", [], Console(width=1000))
     told = capsys.readouterr().out
     assert str(spoiled) in told
     assert "goes on after step 2" in told

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gpt_ablate import checkpoint, training
+from gpt_ablate import checkpoint, execution
 from gpt_ablate.config import Config
 from gpt_ablate.generation import generate
 from gpt_ablate.runs import RunDirectory
@@ -34,7 +34,7 @@ def test_a_small_model_recites_what_it_was_trained_on(
     axes = [f"norm={norm}", f"layers={layers}", f"attention={attention}"]
     seldom = ["trainer.max_epochs=null", "trainer.eval_every=0", "trainer.sample_every=0"]
     config = configure(*axes, *source, *RECIPE, *seldom)
-    result = training.run(config, tmp_path / "run", [], Console(quiet=True))
+    result = execution.run(config, tmp_path / "run", [], Console(quiet=True))
 
     directory = RunDirectory(tmp_path / "run")
     assert directory.record()["data"]["train_tokens"] == 1000

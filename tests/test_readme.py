@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gpt_ablate import training
+from gpt_ablate import execution
 from gpt_ablate.axes.norm import norms
 from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config
@@ -38,7 +38,7 @@ def test_the_example_variant_trains_and_differs(
     sandwich: str, configure: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = configure(f"plugins=[{sandwich}]", "norm.name=sandwich", "norm.eps=1e-6", *SMALL)
-    result = training.run(config, tmp_path / "run", [], Console(quiet=True))
+    result = execution.run(config, tmp_path / "run", [], Console(quiet=True))
     assert result["status"] == "done"
     tokens = torch.arange(16)[None]
     plain = GPT(configure(*SMALL))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gpt_ablate import registry, training
+from gpt_ablate import execution, registry
 from gpt_ablate.axes.norm import PreNorm, norms
 from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config
@@ -147,7 +147,7 @@ def test_a_plugin_registers_a_variant_and_trains(
         config = configure(*small, *own, "trainer.max_steps=1", "sampling.max_new_tokens=1")
         assert config.axes["norm"].node() == {"name": "mine", "eps": 1e-5, "scale": 0.25}
         assert GPT(config, vocab_size=11).layers[0].scale == 0.25
-        training.run(config, tmp_path / "run", [], Console(quiet=True))
+        execution.run(config, tmp_path / "run", [], Console(quiet=True))
     finally:
         sys.modules.pop("my_norms", None)
     record = RunDirectory(tmp_path / "run").record()

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from test_training import small_run, train
 
-from gpt_ablate import training
+from gpt_ablate import execution, training
 from gpt_ablate.config import Config
 from gpt_ablate.runs import RunDirectory
 
@@ -139,7 +139,7 @@ def test_without_a_terminal_there_is_a_line_an_epoch(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = config.model_copy(update={"trainer": config.trainer.model_copy(update={"sample_every": 0})})
-    training.run(short, tmp_path / "run", [], Console(width=200))
+    execution.run(short, tmp_path / "run", [], Console(width=200))
     begun, *lines = capsys.readouterr().out.splitlines()
     assert begun.endswith("/run: starts")
     means = [

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch.nn import functional as F
 
-from gpt_ablate import checkpoint, data, tokenizer, training
+from gpt_ablate import checkpoint, data, execution, tokenizer
 from gpt_ablate.config import Config
 from gpt_ablate.model import GPT, flops_per_token
 from gpt_ablate.registry import UsageError
@@ -38,7 +38,7 @@ def small(tmp_path: Path, configure: Callable[..., Config]) -> Callable[..., Con
 
 
 def train(config: Config, path: Path) -> RunDirectory:
-    training.run(config, path, [], Console(quiet=True))
+    execution.run(config, path, [], Console(quiet=True))
     return RunDirectory(path)
 
 

@@ -28,7 +28,7 @@ def analyse(study: Study, allow_missing: bool = False, noise: Study | None = Non
     _check(study, allow_missing)
     if noise is not None:
         fairness.check_control(study, noise)
-    control = study if controls.is_control(study) else noise
+    control = study if study.is_control else noise
     compared = {metric.key: compare(study, metric, margin) for metric, margin in declared}
     settings = summaries.tuned_settings(study, primary)
     floor = controls.noise_floor(control, primary) if control else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from . import registry
 from .config import Config, ReportConfig
-from .registry import Problem, closest
+from .registry import Problem, UsageError, closest
 
 
 def _study(config: Config) -> list[Problem]:
@@ -76,12 +76,14 @@ def _prompt(config: Config) -> list[Problem]:
 
 
 def _report(config: Config) -> list[Problem]:
-    from .metrics import METRICS
+    from . import metrics
 
     problems = []
-    for name in config.report.metrics or ():  # null, where another key kept defaults from being filled in
-        if name not in METRICS:
-            problems.append(Problem("report.metrics", name, f"one of {', '.join(METRICS)}", closest(name, METRICS)))
+    if config.report.metrics:  # null, where another key kept defaults from being filled in
+        try:
+            metrics.declared({"metrics": config.report.metrics})
+        except UsageError as error:
+            problems += error.problems
     known = _keys()
     for where in ("baseline", "within", "tune"):
         for key in getattr(config.report, where) or ():

@@ -164,25 +164,19 @@ def _effects(study: Study, arms: Mapping[Key, Values], metric: Metric, margin: f
             for levels in itertools.product(*factors.values())
         }
         full = {levels: values for levels, values in cells.items() if values}
-        seeds = sorted(set.intersection(*(set(values) for values in full.values()))) if full else []
-        if len(full) < len(cells) or not seeds:
+        if len(full) < len(cells) or not set.intersection(*(set(values) for values in full.values())):
             continue
-        by_seed = [
-            stats.factorial_effects({levels: {seed: values[seed]} for levels, values in full.items()}, factors)
-            for seed in seeds
-        ]
         at = f" at {label(fixed)}" if fixed else ""
-        for effects in zip(*by_seed, strict=True):
-            first = effects[0]
+        for effect in stats.factorial_effects(full, factors):
             yield Comparison(
-                "main effect" if len(first.factors) == 1 else "interaction",
-                _crossed(first.factors, first.levels) + at,
-                _crossed(first.factors, first.references) + at,
+                "main effect" if len(effect.factors) == 1 else "interaction",
+                _crossed(effect.factors, effect.levels) + at,
+                _crossed(effect.factors, effect.references) + at,
                 metric,
                 margin,
-                seeds,
-                [effect.difference.mean for effect in effects],
-                tuple(key for key in factors if key not in first.factors),
+                list(effect.contrasts),
+                list(effect.contrasts.values()),
+                tuple(key for key in factors if key not in effect.factors),
             )
 
 

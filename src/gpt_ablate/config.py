@@ -241,7 +241,7 @@ def resolve(composed: DictConfig) -> Config:
 
     wrong = [problem.key for problem in problems]
     for check, keys in checks.CHECKS.items():
-        if not any(key == bad or key.startswith(f"{bad}.") for key in keys for bad in wrong):
+        if not any(f"{key}.".startswith(f"{bad}.") or bad.startswith(f"{key}.") for key in keys for bad in wrong):
             problems += check(config)
     if problems:
         raise UsageError(problems)

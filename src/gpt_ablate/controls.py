@@ -16,11 +16,6 @@ from .study import Study, StudyRun
 _OF_THE_CLOCK = {"wall_time", "tokens_per_second"}
 
 
-def is_control(of: Study) -> bool:
-    """Whether a study is an A/A control: one cell in two arms whose random streams are their own."""
-    return list(of.factors) == ["arm"] and len(of.factors["arm"]) == 2
-
-
 def find_noise_floor(of: Study) -> Study | None:
     """The A/A control beside a study, in `aa_control-<model>`, if it has the study's recipe; None otherwise."""
     folder = of.path.absolute().parent / f"aa_control-{of.runs[0].record['config']['model']['name']}"

@@ -41,6 +41,14 @@ def read(directory: RunDirectory) -> dict[str, Curve]:
     return {key: curve for key, curve in curves.items() if len(curve.steps)}
 
 
+def at_budget(spent: npt.ArrayLike, losses: npt.ArrayLike, budget: float) -> float | None:
+    """The loss where `spent` (increasing) reaches `budget`, linear between points; None outside of them."""
+    x = np.asarray(spent, dtype=np.float64)
+    if not len(x) or not x[0] <= budget <= x[-1]:
+        return None
+    return float(np.interp(budget, x, np.asarray(losses, dtype=np.float64)))
+
+
 def _curve(lines: list[dict[str, Any]], key: str) -> Curve:
     points = [(line["step"], line[key]) for line in lines if key in line]
     steps, values = zip(*points, strict=True) if points else ((), ())

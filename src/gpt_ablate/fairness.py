@@ -58,7 +58,7 @@ def check_control(study: Study, control: Study) -> None:
     Its runs must have the model, data and recipe of the study's; the variants of the axes and what either study
     varies may be others.
     """
-    if list(control.factors) != ["arm"] or len(control.factors["arm"]) != 2:
+    if not control.is_control:
         varies = ", ".join(control.factors) or "nothing"
         raise UsageError([Problem("control", control.name, f"a study of one cell in two arms (it varies {varies})")])
     swept = {*study.factors, *control.factors, *study.runs[0].record["axes"]}

@@ -23,6 +23,7 @@ from . import launchers, results
 from .composing import CONF, VERSION_BASE, composition_problem
 from .config import resolve
 from .planning import Plan, make_plan, record_plan
+from .refusal import refusals
 from .registry import UsageError
 from .runs import find
 
@@ -42,19 +43,16 @@ def main() -> None:
     plan: Plan | None = None
     shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     try:
-        if shows or args.experimental_rerun:
-            _train_with_hydra()
-            return
-        plan = make_plan(args)
-        if plan.multirun:
-            record_plan(plan, sys.argv[1:])
-        sys.argv[1:] = plan.arguments
-        _hand_over(plan)
-        sys.exit(_conclude(plan, console))
-    except UsageError as error:
-        for problem in error.problems:
-            print(f"gpt_ablate: {problem}", file=sys.stderr)
-        sys.exit(2)
+        with refusals():
+            if shows or args.experimental_rerun:
+                _train_with_hydra()
+                return
+            plan = make_plan(args)
+            if plan.multirun:
+                record_plan(plan, sys.argv[1:])
+            sys.argv[1:] = plan.arguments
+            _hand_over(plan)
+            sys.exit(_conclude(plan, console))
     except (HydraException, OmegaConfBaseException) as error:
         print(f"gpt_ablate: {composition_problem(error, args.overrides)}", file=sys.stderr)
         sys.exit(2)
@@ -95,10 +93,10 @@ def _train_with_hydra(composed: DictConfig) -> None:
     console = Console() if alone else Console(force_terminal=False)  # several runs cannot share a progress bar
     if hydra_config.job.get("num") is not None:
         launchers.take_place(Path(hydra_config.sweep.dir) / ".places")
-    from . import training
+    from . import execution
 
     try:
-        training.run(
+        execution.run(
             resolve(composed),
             path,
             list(hydra_config.overrides.task),

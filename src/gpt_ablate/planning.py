@@ -161,7 +161,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     Raises UsageError if data is lacking, two runs share a folder, another run lives in one, or
     the study has runs that these could not be compared with.
     """
-    from . import data, training
+    from . import data, execution
 
     problems: list[Problem] = []
     places: dict[Path, PlannedRun] = {}
@@ -174,7 +174,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
             problems.append(Problem("cell_keys", str(run.directory.path), allowed))
         try:
             corpus = data.load(run.config)
-            fingerprint = training.fingerprint(run.config, corpus)
+            fingerprint = execution.fingerprint(run.config, corpus)
             recipes.append(_recipe(run.directory, run.config.record(), corpus.sha256))
             if run.config.trainer.resume != "restart":
                 run.directory.check(fingerprint, run.config)
@@ -198,10 +198,8 @@ class _Recipe:
 
 
 def _recipe(directory: RunDirectory, config: dict[str, Any], sha256: Any) -> _Recipe:
-    folder = directory.path
-    return _Recipe(
-        f"{folder.parent.name}/{folder.name}", folder.parent.name, {"config": config, "data": {"sha256": sha256}}
-    )
+    record = {"config": config, "data": {"sha256": sha256}}
+    return _Recipe(directory.name, directory.path.parent.name, record)
 
 
 def _check_fairness(planned: list[_Recipe], study: Path) -> None:

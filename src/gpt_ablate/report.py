@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 from . import analysis, board, controls, pages, plots, results, study
 from .drawing import render
 from .refusal import refusals
+from .runs import write_bytes
 from .study import Study
 
 ROWS_ON_TERMINAL = 40
@@ -67,7 +67,8 @@ def write(
     for stale in {f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")} - files.keys():
         (target / stale).unlink(missing_ok=True)
     for name, content in files.items():
-        _write_whole(target / name, content)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(target / name, content)
     if target.absolute() == path.absolute():
         answer = "\n\n".join(pages.escape_markdown(sentence) for sentence in found["answer"])
         board.write(path / board.FOLDER, runs, answer, figures)
@@ -99,20 +100,6 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write the file beside its place and rename it: whoever reads it finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _show(report: Mapping[str, Any], runs: Study, target: Path, console: Console, not_started: int) -> None:

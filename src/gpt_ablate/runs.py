@@ -36,6 +36,11 @@ class RunDirectory:
     path: Path
 
     @property
+    def name(self) -> str:
+        """What a person calls it: its cell's folder and its own."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
     def run_file(self) -> Path:
         """What was run, on what, and how it stands."""
         return self.path / "run.json"
@@ -231,11 +236,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write the whole file or nothing, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write the whole file or nothing: beside it, to disk, renamed into place."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +50,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Effect:
-    """A main effect (one factor) or an interaction (two): `levels` against `references`, over seeds."""
+    """A main effect (one factor) or an interaction (two): `levels` against `references`, seed by seed."""
 
     factors: tuple[str, ...]
     levels: tuple[str, ...]
     references: tuple[str, ...]
-    difference: Difference
+    contrasts: dict[int, float]
+
+    @property
+    def difference(self) -> Difference:
+        """The contrasts as paired differences."""
+        return paired(self.contrasts.values())
 
 
 def summarise(values: Iterable[float]) -> Summary:
@@ -139,6 +144,8 @@ def detectable(n: int, sd: float, power: float = 0.8, alpha: float = 0.05) -> fl
 def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """The least number of pairs, two at least, that shows such a difference with probability `power`.
 
+    A million where more than that would be needed.
+
     Raises ValueError for a difference of 0, which no number of pairs shows.
     """
     if difference == 0:
@@ -219,7 +226,7 @@ def factorial_effects(
             others = tuple(axis + 1 for axis in range(len(names)) if axis not in chosen)
             means = table.mean(axis=others)
             for levels in itertools.product(*(range(1, shape[axis]) for axis in chosen)):
-                effects.append(_effect(names, factors, chosen, levels, means))
+                effects.append(_effect(names, factors, chosen, levels, dict(zip(seeds, means, strict=True))))
     return effects
 
 
@@ -228,19 +235,20 @@ def _effect(
     factors: Mapping[str, Sequence[str]],
     chosen: tuple[int, ...],
     levels: tuple[int, ...],
-    means: Floats,
+    means: Mapping[int, Floats],
 ) -> Effect:
-    """`means` (seeds, levels of the chosen factors) to the contrast of `levels` with the references."""
-    contrast = np.zeros(len(means))
+    """The contrast of `levels` with the references; `means` of a seed has an axis for each chosen factor."""
+    contrasts = dict.fromkeys(means, 0.0)
     for taken in itertools.product((False, True), repeat=len(levels)):
-        index: tuple[Any, ...] = tuple(level if take else 0 for level, take in zip(levels, taken, strict=True))
-        contrast += (-1) ** taken.count(False) * means[(slice(None), *index)]
+        index = tuple(level if take else 0 for level, take in zip(levels, taken, strict=True))
+        for seed, of_seed in means.items():
+            contrasts[seed] += (-1) ** taken.count(False) * float(of_seed[index])
     chosen_names = tuple(names[axis] for axis in chosen)
     return Effect(
         chosen_names,
         tuple(factors[name][level] for name, level in zip(chosen_names, levels, strict=True)),
         tuple(factors[name][0] for name in chosen_names),
-        paired(contrast),
+        contrasts,
     )
 
 
@@ -270,14 +278,6 @@ def lr_sensitivity(losses: Mapping[float, float], start: float) -> float:
     """
     capped = [min(loss, start) if math.isfinite(loss) else start for loss in losses.values()]
     return float(np.mean(capped)) - min(capped)
-
-
-def at_budget(spent: npt.ArrayLike, losses: npt.ArrayLike, budget: float) -> float | None:
-    """The loss where `spent` (increasing) reaches `budget`, linear between points; None outside of them."""
-    x = np.asarray(spent, dtype=np.float64)
-    if not len(x) or not x[0] <= budget <= x[-1]:
-        return None
-    return float(np.interp(budget, x, np.asarray(losses, dtype=np.float64)))
 
 
 def _finite(values: Iterable[float]) -> Floats:

@@ -102,6 +102,11 @@ class Study:
         """The factors whose effects are asked for."""
         return [key for key in self.factors if key not in (*self.within_keys, *self.tuned_keys, "arm")]
 
+    @property
+    def is_control(self) -> bool:
+        """Whether this is an A/A control: one cell in two arms whose random streams are their own."""
+        return list(self.factors) == ["arm"] and len(self.factors["arm"]) == 2
+
     def label(self, cell: str) -> str:
         """The cell named by what varies: "norm=pre optimizer.lr=0.001"; its full name where nothing does."""
         return label(self.levels[cell]) or cell

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from . import metrics, results, stats
+from . import curves, metrics, results, stats
 from .comparisons import candidates, settings
 from .levels import label
 from .metrics import METRICS, Metric
@@ -90,7 +90,7 @@ def spent(run: StudyRun, steps: npt.NDArray[np.int64], unit: str) -> Floats:
 def _at(run: StudyRun, metric: Metric, unit: str, budget: float) -> float | None:
     assert metric.curve is not None
     curve = run.curves[metric.curve]
-    value = stats.at_budget(spent(run, curve.steps, unit), curve.values, budget)
+    value = curves.at_budget(spent(run, curve.steps, unit), curve.values, budget)
     if metric.key != "val_bits_per_byte":
         return value
     return results.bits_per_byte(value, run.record["data"])

@@ -1,22 +1,18 @@
-"""The training loop: one run from a checked config to result.json. Knows no variant."""
+"""The training loop, from a model as initialised to its result. Knows no variant."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
-from . import budget, checkpoint, data, devices, outcome, process, rng, runs, tokenizer
+from . import budget, checkpoint, devices, outcome, process, rng
 from .config import Config
 from .data import Corpus, Split
 from .generation import sample_text
@@ -39,74 +35,6 @@ class Diverged(ArithmeticError):
     def __init__(self, step: int, what: str) -> None:
         super().__init__(f"{what} at step {step}")
         self.step = step
-
-
-def fingerprint(config: Config, corpus: Corpus) -> str:
-    """What a run's result depends on, hashed; two runs are the same if this is."""
-    return config.fingerprint(data=corpus.sha256, tokenizer=tokenizer.MERGES_SHA256)
-
-
-def run(
-    config: Config,
-    path: Path,
-    overrides: list[str],
-    console: Console,
-    on_start: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Train the run that lives at `path` from where it stands, and return its result.
-
-    `on_start` is called once its run.json is written; not for a run that is finished.
-    Raises UsageError if another run lives there, Interrupted after a signal; any other
-    exception is recorded in run.json and raised again.
-    """
-    directory = RunDirectory(path)
-    corpus = data.load(config)
-    identity = fingerprint(config, corpus)
-    if config.trainer.resume != "restart":
-        directory.check(identity, config)
-        if directory.finished():
-            return _finished_already(directory, console)
-    path.mkdir(parents=True, exist_ok=True)
-    with directory.lock(), process.threads(config.trainer.threads):
-        if config.trainer.resume != "restart" and directory.finished():  # while this process waited
-            return _finished_already(directory, console)
-        earlier = directory.record() if directory.run_file.exists() else {}
-        record = runs.new_record(config, identity, corpus.describe(), overrides)
-        if config.trainer.resume == "auto":
-            record["start"] = earlier.get("start", record["start"])
-        else:
-            directory.clear()
-            checkpoint.discard(directory)
-        runs.write_json(directory.run_file, record)
-        on_start()
-        try:
-            trainer = Trainer(config, corpus, directory, record["start"], console)
-            directory.update(total_steps=trainer.total_steps)
-            again = "failed before; " if earlier.get("status") == "failed" else ""
-            _say(console, directory, again + (f"goes on after step {trainer.step}" if trainer.step else "starts"))
-            result = trainer.train()
-        except Exception:
-            directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
-            raise
-        directory.update(status=result["status"], end=runs.now())
-        runs.write_json(directory.result_file, result)
-        checkpoint.drop_steps(directory)
-    return result
-
-
-def _finished_already(directory: RunDirectory, console: Console) -> dict[str, Any]:
-    _say(console, directory, "finished already")
-    result = directory.result()
-    assert result is not None
-    return result
-
-
-def _say(console: Console, directory: RunDirectory, what: str) -> None:
-    console.print(f"[bold]{escape(_name(directory))}[/]: {what}", highlight=False, soft_wrap=True)
-
-
-def _name(directory: RunDirectory) -> str:
-    return f"{directory.path.parent.name}/{directory.path.name}"
 
 
 class Trainer:
@@ -150,7 +78,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(process.deterministic())
             stack.enter_context(self.tracker)
-            name, steps = _name(self.directory), self.total_steps
+            name, steps = self.directory.name, self.total_steps
             bar = stack.enter_context(ProgressBar(self.console, name, steps, self.step, epochs))
             stopping = stack.enter_context(process.signals())
             diverged: Diverged | None = None

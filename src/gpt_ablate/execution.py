@@ -1,0 +1,81 @@
+"""One run from its place to its record: finished already, locked, gone on with, tried again, failed."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from . import checkpoint, data, process, runs, tokenizer
+from .config import Config
+from .data import Corpus
+from .runs import RunDirectory
+from .training import Trainer
+
+
+def fingerprint(config: Config, corpus: Corpus) -> str:
+    """What a run's result depends on, hashed; two runs are the same if this is."""
+    return config.fingerprint(data=corpus.sha256, tokenizer=tokenizer.MERGES_SHA256)
+
+
+def run(
+    config: Config,
+    path: Path,
+    overrides: list[str],
+    console: Console,
+    on_start: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train the run that lives at `path` from where it stands, and return its result.
+
+    `on_start` is called once its run.json is written; not for a run that is finished.
+    Raises UsageError if another run lives there, Interrupted after a signal; any other
+    exception is recorded in run.json and raised again.
+    """
+    directory = RunDirectory(path)
+    corpus = data.load(config)
+    identity = fingerprint(config, corpus)
+    if config.trainer.resume != "restart":
+        directory.check(identity, config)
+        if directory.finished():
+            return _finished_already(directory, console)
+    path.mkdir(parents=True, exist_ok=True)
+    with directory.lock(), process.threads(config.trainer.threads):
+        if config.trainer.resume != "restart" and directory.finished():  # while this process waited
+            return _finished_already(directory, console)
+        earlier = directory.record() if directory.run_file.exists() else {}
+        record = runs.new_record(config, identity, corpus.describe(), overrides)
+        if config.trainer.resume == "auto":
+            record["start"] = earlier.get("start", record["start"])
+        else:
+            directory.clear()
+            checkpoint.discard(directory)
+        runs.write_json(directory.run_file, record)
+        on_start()
+        try:
+            trainer = Trainer(config, corpus, directory, record["start"], console)
+            directory.update(total_steps=trainer.total_steps)
+            again = "failed before; " if earlier.get("status") == "failed" else ""
+            _say(console, directory, again + (f"goes on after step {trainer.step}" if trainer.step else "starts"))
+            result = trainer.train()
+        except Exception:
+            directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
+            raise
+        directory.update(status=result["status"], end=runs.now())
+        runs.write_json(directory.result_file, result)
+        checkpoint.drop_steps(directory)
+    return result
+
+
+def _finished_already(directory: RunDirectory, console: Console) -> dict[str, Any]:
+    _say(console, directory, "finished already")
+    result = directory.result()
+    assert result is not None
+    return result
+
+
+def _say(console: Console, directory: RunDirectory, what: str) -> None:
+    console.print(f"[bold]{escape(directory.name)}[/]: {what}", highlight=False, soft_wrap=True)
