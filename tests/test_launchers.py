@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from gpt_ablate import launch, launchers, training
+from gpt_ablate import execution, launch, launchers
 from gpt_ablate.composing import CONF
 from gpt_ablate.planning import make_plan
 
@@ -53,7 +52,7 @@ Numbers = dict[str, list[dict[str, Any]]]
 
 
 def needs(extra: str) -> pytest.MarkDecorator:
-    missing = importlib.util.find_spec(f"hydra_plugins.hydra_{extra}_launcher") is None
+    missing = not launchers.installed(f"hydra_plugins.hydra_{extra}_launcher")
     return pytest.mark.skipif(missing, reason=f"without the extra {extra}")
 
 
@@ -112,7 +111,7 @@ def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["train", *arguments])
         for run in make_plan(get_args_parser().parse_args(arguments)).runs:
-            training.run(run.config, run.directory.path, [], Console(quiet=True))
+            execution.run(run.config, run.directory.path, [], Console(quiet=True))
     made = numbers(folder)
     assert len(made) == 4
     return made
@@ -259,7 +258,7 @@ def test_a_launcher_that_is_not_installed_is_refused_by_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     monkeypatch.setattr("sys.argv", ["train", "--multirun", "data=sample", "hydra/launcher=ray"])
     with pytest.raises(SystemExit) as stop:
         launch.main()

@@ -177,8 +177,8 @@ class Config(Section):
 
 
 _WITHOUT_EFFECT = (
-    *("study", "cell_keys", "repeat", "report", "data.path", "data.dir"),
-    *(f"trainer.{key}" for key in ("device", "threads", "checkpoint_every", "resume", "fail_fast")),
+    *("study.", "cell_keys.", "repeat.", "report.", "data.path.", "data.dir."),
+    *(f"trainer.{key}." for key in ("device", "threads", "checkpoint_every", "resume", "fail_fast")),
 )
 
 
@@ -191,7 +191,7 @@ def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(record).items()
-        if value is not None and not any(f"{key}.".startswith(f"{other}.") for other in _WITHOUT_EFFECT)
+        if value is not None and not f"{key}.".startswith(_WITHOUT_EFFECT)
     }
 
 

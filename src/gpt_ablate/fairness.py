@@ -37,19 +37,22 @@ def check(runs: Sequence[Recorded], keys: Sequence[str]) -> None:
     `keys` (axes, swept keys) may differ between two cells, with all that is below them; within a cell nothing may but
     the seed. An absent key and null are the same, so that runs of an older version compare.
     """
-    recipes = {run.name: recipe(run.record) for run in runs}
-    problems = []
-    for key in sorted({key for each in recipes.values() for key in each}):
-        first: dict[str, Recorded] = {}
-        free = _covered(key, keys)
-        for run in runs:
-            other = first.setdefault(run.cell if free else "", run)
-            if recipes[run.name].get(key) != recipes[other.name].get(key):
-                told = [f"{recipes[each.name].get(key)} in {each.name}" for each in (other, run)]
-                problems.append(Problem(key, ", ".join(told), "must be the same in all runs that are compared"))
-                break
-    if problems:
-        raise UsageError(problems)
+    recipes = [recipe(run.record) for run in runs]
+    every = sorted({key for each in recipes for key in each})
+    anywhere = [key for key in every if not _covered(key, keys)]
+    first_of: dict[str, int] = {}
+    differing: dict[str, tuple[int, int]] = {}
+    for i, run in enumerate(runs):
+        first = first_of.setdefault(run.cell, i)
+        for other, looked_at in ((0, anywhere), (first, every)):
+            if recipes[i] != recipes[other]:
+                for key in looked_at:
+                    if recipes[i].get(key) != recipes[other].get(key):
+                        differing.setdefault(key, (other, i))
+    if differing:
+        told = {key: [f"{recipes[i].get(key)} in {runs[i].name}" for i in differing[key]] for key in sorted(differing)}
+        allowed = "must be the same in all runs that are compared"
+        raise UsageError([Problem(key, ", ".join(values), allowed) for key, values in told.items()])
 
 
 def check_control(study: Study, control: Study) -> None:

@@ -27,12 +27,13 @@ def check(composed: DictConfig) -> str:
     """The launcher of a composed config, by name. Raises UsageError if it is not installed."""
     choice = str(composed.hydra.runtime.choices["hydra/launcher"])
     plugin = re.match(r"hydra_plugins\.hydra_(\w+)_launcher\.", str(composed.hydra.launcher["_target_"]))
-    if plugin and not _installed(plugin[0].rstrip(".")):
+    if plugin and not installed(plugin[0].rstrip(".")):
         raise UsageError([Problem("hydra/launcher", choice, f"not installed: pip install 'gpt_ablate[{plugin[1]}]'")])
     return choice
 
 
-def _installed(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Whether a module can be imported here."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # nor is the package around it
