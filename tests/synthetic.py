@@ -120,7 +120,7 @@ def make_study(
         for key, value in levels.items():
             _set(own, key, value)
         name = f"{_folder(own)}/seed_{seed}"
-        record = _record(own, shape)
+        record = record_of(own, shape)
         status = (statuses or {}).get(name, "done")
         if status != "missing":
             _write_run(root / name, record, status, levels, loss, shape)
@@ -164,7 +164,8 @@ def _folder(config: dict[str, Any]) -> str:
     return "-".join([*(config[axis]["name"] for axis in AXES), *keys])
 
 
-def _record(config: dict[str, Any], shape: Shape) -> dict[str, Any]:
+def record_of(config: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """The run.json of a run that has begun."""
     without = ("study", "cell_keys", "report", "repeat")
     identity = orjson.dumps({key: value for key, value in config.items() if key not in without})
     data = {

@@ -242,15 +242,66 @@ def test_no_whole_checkpoint_is_an_error_that_names_them(
 def test_a_finished_run_keeps_its_weights_alone_and_no_pickle(small: Callable[..., Config], tmp_path: Path) -> None:
     directory = train(small("trainer.checkpoint_every=1", "trainer.max_steps=3"), tmp_path / "run")
     kept = sorted(file.relative_to(directory.checkpoints).as_posix() for file in directory.checkpoints.rglob("*"))
-    assert kept == ["final", "final/model.safetensors", "final/state.json"]
+    assert kept == [f"{kind}{file}" for kind in ("best", "final") for file in ("", "/model.safetensors", "/state.json")]
     for file, (content, _) in files(directory.path).items():
         plain = file.suffix in (".json", ".jsonl", ".safetensors") or (file.name, content) == (".lock", b"")
         assert plain or file.name.startswith("events.out.tfevents.")
         assert not content.startswith((b"\x80", b"PK"))
-    (file,) = directory.checkpoints.glob("final/*.safetensors")
-    damage(file)
-    with pytest.raises(UsageError, match=r"model\.safetensors.*damaged"):
-        checkpoint.load_trained(directory)
+    for best, name in ((False, "final"), (True, "best")):
+        checkpoint.load_trained(directory, best=best)
+        (file,) = directory.checkpoints.glob(f"{name}/*.safetensors")
+        damage(file)
+        with pytest.raises(UsageError, match=r"model\.safetensors.*damaged"):
+            checkpoint.load_trained(directory, best=best)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_best_weights_are_of_the_lowest_validation_loss(
+    interrupted: bool, small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("trainer.eval_every=1", "trainer.max_steps=5", "optimizer.lr=0.1")
+    if interrupted:
+        with monkeypatch.context() as patch:
+            signal_at(patch, 3)
+            with pytest.raises(training.Interrupted):
+                train(config, tmp_path / "run")
+    directory = train(config, tmp_path / "run")
+    losses_at = {line["step"]: line["eval/val_loss"] for line in directory.metrics() if line["step"]}
+    lowest = min(losses_at, key=lambda step: losses_at[step])
+    state = json.loads((directory.checkpoints / "best/state.json").read_text())
+    assert (state["step"], state["eval/val_loss"]) == (lowest, losses_at[lowest])
+    assert 0 < lowest < 5, "a recipe whose best step is not its last"
+    alone = train(small("trainer.eval_every=1", f"trainer.max_steps={lowest}", "optimizer.lr=0.1"), tmp_path / "alone")
+    best, final = (checkpoint.load_trained(run, best=best)[0] for run, best in ((directory, True), (alone, False)))
+    assert all(map(torch.equal, best.parameters(), final.parameters()))
+    never = train(small("trainer.checkpoint_every=0", "trainer.max_steps=1"), tmp_path / "never")
+    with pytest.raises(UsageError, match="best checkpoint"):
+        checkpoint.load_trained(never, best=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_record_that_lost_lines_is_not_gone_on_with(
+    name: str, small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The states say how many lines there were; with fewer, going on would leave a gap."""
+    config = small("trainer.checkpoint_every=1", "trainer.sample_every=1", "trainer.max_steps=4")
+    with monkeypatch.context() as patch:
+        signal_at(patch, 3)
+        with pytest.raises(training.Interrupted):
+            train(config, tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    directory = train(config, tmp_path / "run")
+    assert [line["step"] for line in directory.metrics()] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in directory.samples()] == [1, 2, 3, 4]
+    (tmp_path / "run/result.json").unlink()
+    with monkeypatch.context() as patch:
+        signal_at(patch, 3)
+        with pytest.raises(training.Interrupted):
+            train(config, tmp_path / "again")
+    (tmp_path / "again" / name).write_text("")
+    with pytest.raises(UsageError, match=rf"{name}.*lines or more"):
+        train(config, tmp_path / "again")
 
 
 def test_tied_weights_survive_a_checkpoint(

@@ -63,7 +63,9 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
         found = {path.relative_to(directory.path).as_posix() for path in directory.path.rglob("*") if path.is_file()}
         expected = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
         expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json", ".lock"}
-        expected |= {"checkpoint/final/model.safetensors", "checkpoint/final/state.json"}
+        expected |= {
+            f"checkpoint/{kind}/{file}" for kind in ("best", "final") for file in ("model.safetensors", "state.json")
+        }
         (events,) = found - expected
         assert events.startswith("events.out.tfevents.")
         assert expected <= found

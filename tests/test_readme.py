@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from rich.console import Console
 
 from gpt_ablate import execution
@@ -58,3 +61,34 @@ def test_every_option_of_conf_is_in_the_readme() -> None:
 def test_every_path_of_the_project_that_it_names_exists() -> None:
     for path in re.findall(r"\]\(([^)#]+)\)", README):
         assert (Path(__file__).parents[1] / path).exists(), path
+
+
+def closure(name: str, extras: tuple[str, ...] = ()) -> set[str]:
+    """The installed packages that `name` needs, in the spelling of package indexes."""
+    found: set[str] = set()
+    waiting = [(name, extras)]
+    while waiting:
+        package, wanted = waiting.pop()
+        for text in metadata.requires(package) or []:
+            needed = Requirement(text)
+            if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
+                continue
+            spelling = canonicalize_name(needed.name)
+            if spelling not in found and any(True for _ in metadata.distributions(name=needed.name)):
+                found.add(spelling)
+                waiting.append((needed.name, ()))
+    return found
+
+
+def test_the_licence_of_every_package_is_listed_as_it_is_declared() -> None:
+    listed = dict(re.findall(r"^\| ([\w.-]+)[^|]* \| ([^|]+) \|$", README.partition("| licence |")[2], re.MULTILINE))
+    families = {package: family for family, names in listed.items() for package in names.split(", ")}
+    needed = closure("gpt_ablate", ("hf", "joblib", "submitit")) - {"gpt-ablate"}
+    assert needed <= families.keys(), needed - families.keys()
+    for package in needed:
+        about = metadata.metadata(package)
+        declared = " ".join([about.get("License-Expression") or "", about.get("License") or ""])
+        declared += " ".join(about.get_all("Classifier") or [])
+        alike = {"PSF": "PSF|Python Software Foundation", "Apache-2.0": "Apache", "MPL-2.0": "MPL"}
+        alike |= {"BSD": "BSD|Redistribution and use in source"}
+        assert re.search(alike.get(families[package], families[package]), declared), package

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import CONFIG, Shape, record_of
 
 from gpt_ablate import status
 from gpt_ablate.runs import RunDirectory
@@ -15,11 +16,13 @@ from gpt_ablate.runs import RunDirectory
 def write(root: Path, name: str, record: dict[str, Any], lines: list[dict[str, Any]], torn: str = "") -> None:
     folder = root / name
     folder.mkdir(parents=True)
-    whole = {"axes": {"norm": "pre"}, "total_steps": 10, "error": None} | record
+    whole = record_of(CONFIG, Shape(steps=10)) | record
     (folder / "run.json").write_text(json.dumps(whole))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     if record["status"] == "done":
-        (folder / "result.json").write_text('{"status": "done"}')
+        counts = {"step": 10, "tokens": 10, "parameters": 1, "flops": 1, "flops_per_token": 1, "wall_time": 30}
+        result = {"schema_version": 1, "status": "done", "final": {}} | counts
+        (folder / "result.json").write_text(json.dumps(result))
 
 
 def line(step: int) -> dict[str, Any]:
@@ -33,8 +36,10 @@ def study(tmp_path: Path) -> Path:
     write(root, "a/seed_1", {"status": "running"}, [line(step) for step in range(1, 5)], torn='{"step": 5, "wall')
     write(root, "b/seed_0", {"status": "running"}, [line(1), line(2)])
     write(root, "b/seed_1", {"status": "failed", "error": "Traceback\n  ...\nRuntimeError: no [luck]\n"}, [])
-    planned = [{"path": f"{cell}/seed_{seed}"} for cell in "ab" for seed in range(3)]
-    (root / "study.json").write_text(json.dumps({"runs": planned}))
+    places = [(f"{cell}/seed_{seed}", seed) for cell in "ab" for seed in range(3)]
+    planned = [{"path": path, "seed": seed, "levels": {}, "fingerprint": path} for path, seed in places]
+    plan = {"schema_version": 1, "study": "study", "report": {}, "overrides": [], "runs": planned}
+    (root / "study.json").write_text(json.dumps(plan))
     return root
 
 

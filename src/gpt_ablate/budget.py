@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from .config import Config
+from .model import GPT, flops_per_token
 from .registry import Problem, UsageError
+
+
+def check(config: Config) -> None:
+    """Raise UsageError if `trainer.max_flops` does not pay for one step, before the model is built in earnest."""
+    if config.trainer.max_flops is None:
+        return
+    try:
+        with torch.device("meta"):
+            per_token = flops_per_token(GPT(config))
+    except Exception:  # a variant that cannot be built: its own run will fail and say why
+        return
+    total_steps(config, 1, per_token * config.data.batch_size * config.model.context_length)
 
 
 def total_steps(config: Config, steps_per_epoch: int, flops_per_step: float) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from . import registry
-from .config import Config, ReportConfig
+from .config import Config, ReportConfig, flatten
 from .registry import Problem, UsageError, closest
 
 
@@ -39,7 +40,72 @@ def _data(config: Config) -> list[Problem]:
         return [Problem("data.path", data.path, "the path of a UTF-8 text file, or a list of them")]
     if data.name == "tokens" and not data.dir:
         return [Problem("data.dir", data.dir, "the folder that holds train.bin and val.bin")]
+    problems = [Problem("data.path", repr(path), "a path without NUL") for path in data.paths if "\0" in path]
+    if data.path is not None and data.name != "text":
+        problems.append(
+            Problem("data.path", data.path, f"null with data={data.name}, which reads no such file", "data=text")
+        )
+    if data.dir is not None and data.name not in ("tokens", "verdict"):
+        problems.append(Problem("data.dir", data.dir, f"null with data={data.name}, which reads no folder"))
+    return problems
+
+
+def _memory(config: Config) -> list[Problem]:
+    """A model that cannot fit: weights, gradients and AdamW's two moments, in 4 bytes each.
+
+    Layers of a plugin may share their weights, so with one of those a single layer counts.
+    """
+    from . import devices, tokenizer
+
+    if devices.check(config.trainer.device):
+        return []
+    model, memory = config.model, devices.memory_bytes(config.trainer.device)
+    tables = (
+        tokenizer.VOCAB_SIZE * model.d_model * (1 if model.tie_weights else 2) + model.context_length * model.d_model
+    )
+    layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
+    needed = 16 * (tables + (1 if config.plugins else model.n_layer) * layer)
+    told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
+    if needed > memory:
+        return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
     return []
+
+
+def batch_memory(config: Config) -> list[Problem]:
+    """A batch that cannot fit: its logits and their gradient, in 4 bytes each."""
+    from . import devices, tokenizer
+
+    memory = devices.memory_bytes(config.trainer.device)
+    batch = config.data.batch_size // config.trainer.accumulate
+    needed = 8 * batch * config.model.context_length * tokenizer.VOCAB_SIZE
+    if needed <= memory:
+        return []
+    told = f"a batch whose logits fit in {memory / 1e9:.3g} GB; these need {needed / 1e9:.3g} GB"
+    return [Problem("data.batch_size", config.data.batch_size, f"{told} (trainer.accumulate divides it)")]
+
+
+def _record(config: Config) -> dict[str, Any]:
+    """The config, flat; empty for one whose axes could not be read."""
+    return flatten(config.record()) if "axes" in config.__dict__ else {}
+
+
+def _encodable(config: Config) -> list[Problem]:
+    """Text that no file could hold: half of a surrogate pair, such as bytes of a terminal that are no UTF-8."""
+    return [
+        Problem(key, ascii(value), "text that can be written in UTF-8")
+        for key, value in _record(config).items()
+        for text in (value if isinstance(value, list) else [value])
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text)
+    ]
+
+
+def _cell_keys(config: Config) -> list[Problem]:
+    known = _record(config)
+    return [
+        Problem("cell_keys", key, "keys of the config", closest(key, known))
+        for key in config.cell_keys
+        if known and key not in known and f"{key}.name" not in known
+    ]
 
 
 def _accumulate(config: Config) -> list[Problem]:
@@ -62,11 +128,6 @@ def _tokens(config: Config) -> list[Problem]:
         allowed = f"at least one step: data.batch_size x model.context_length = {step} tokens"
         return [Problem("trainer.max_tokens", limit, allowed)]
     return []
-
-
-def _warmup(config: Config) -> list[Problem]:
-    warmup = getattr(config.schedule, "warmup_steps", 0)
-    return [Problem("schedule.warmup_steps", warmup, "should be greater than or equal to 0")] if warmup < 0 else []
 
 
 def _prompt(config: Config) -> list[Problem]:
@@ -110,10 +171,12 @@ CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _arm: ("arm",),
     _shape: ("model.d_model", "model.n_head"),
     _data: ("data.name", "data.path", "data.dir"),
+    _memory: ("model", "trainer.device", "plugins"),
+    _encodable: tuple(Config.model_fields),
+    _cell_keys: tuple(Config.model_fields),
     _accumulate: ("data.batch_size", "trainer.accumulate"),
     _length: ("trainer.max_epochs", "trainer.max_steps", "trainer.max_tokens", "trainer.max_flops"),
     _tokens: ("trainer.max_tokens", "data.batch_size", "model.context_length"),
-    _warmup: ("schedule.name", "schedule.warmup_steps"),
     _prompt: ("sampling.prompt",),
     _report: tuple(f"report.{key}" for key in ReportConfig.model_fields),
     _device: ("trainer.device",),

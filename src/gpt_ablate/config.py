@@ -15,9 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import registry
 from .registry import Problem, Registry, UsageError, closest
 
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
+_MOST = 2**53
+"""Far above any count that can be trained with, and exact as a float."""
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Steps = Annotated[int, Field(ge=0, le=_MOST)]
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -97,7 +101,7 @@ class TrainerConfig(Section):
     grad_clip: Positive | None
     accumulate: Count
     device: str
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     dtype: Literal["float32", "bfloat16"]
     compile: bool
     resume: Literal["auto", "never", "restart"]
@@ -132,7 +136,7 @@ class ReportConfig(Section):
 class Config(Section):
     """A run's config, checked and complete."""
 
-    seed: Steps
+    seed: Seed
     arm: str | None = None
     repeat: Steps = 0
     study: str | None

@@ -8,9 +8,10 @@ from typing import Any
 
 from . import fairness, stats, study, wording
 from .comparisons import CONFIDENCE
+from .files import read_json
 from .metrics import Metric
 from .registry import UsageError
-from .runs import RunDirectory, read_json
+from .runs import RunDirectory
 from .study import Study, StudyRun
 
 _OF_THE_CLOCK = {"wall_time", "tokens_per_second"}

@@ -152,6 +152,9 @@ def _decode(source: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         allowed = f"text in UTF-8 (byte {error.start} is not: {error.reason})"
         raise UsageError([Problem("data.path", where, allowed)]) from error
+    if "\0" in text:
+        allowed = f"a text without NUL characters (there is one at character {text.index(chr(0))}; is it binary?)"
+        raise UsageError([Problem("data.path", where, allowed)])
     if not text.strip():
         raise UsageError([Problem("data.path", where, "a text that is not empty")])
     return text

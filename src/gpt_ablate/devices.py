@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +36,16 @@ def check(name: str) -> list[Problem]:
 def pick(name: str) -> torch.device:
     """The device that `trainer.device` names; auto is the best there is."""
     return torch.device(available()[0] if name == "auto" else name)
+
+
+def memory_bytes(name: str) -> float:
+    """Memory of the device that `trainer.device` names; infinite where the system does not tell."""
+    device = pick(name)
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return math.inf
 
 
 def reset_peak_memory(device: torch.device) -> bool:

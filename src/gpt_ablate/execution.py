@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from . import checkpoint, data, process, runs, tokenizer
+from . import checkpoint, data, files, process, runs, tokenizer
 from .config import Config
 from .data import Corpus
 from .runs import RunDirectory
@@ -48,34 +49,50 @@ def run(
             return _finished_already(directory, console)
         earlier = directory.record() if directory.run_file.exists() else {}
         record = runs.new_record(config, identity, corpus.describe(), overrides)
+        saved = None
         if config.trainer.resume == "auto":
             record["start"] = earlier.get("start", record["start"])
+            saved = checkpoint.newest(directory)
         else:
             directory.clear()
             checkpoint.discard(directory)
-        runs.write_json(directory.run_file, record)
+        directory.checkpoints.mkdir(exist_ok=True)
+        files.tidy(path)
+        files.tidy(directory.checkpoints)
+        files.write_json(directory.run_file, record)
         on_start()
         try:
-            trainer = Trainer(config, corpus, directory, record["start"], console)
+            trainer = Trainer(config, corpus, directory, record["start"], console, saved)
             directory.update(total_steps=trainer.total_steps)
-            again = "failed before; " if earlier.get("status") == "failed" else ""
-            _say(console, directory, again + (f"goes on after step {trainer.step}" if trainer.step else "starts"))
+            _say(console, directory, _beginning(earlier, saved))
             result = trainer.train()
         except Exception:
-            directory.update(status="failed", end=runs.now(), error=traceback.format_exc())
+            with suppress(OSError):  # where nothing can be written, the exception itself is all there is to tell
+                directory.update(status="failed", end=runs.now(), error=files.without_home(traceback.format_exc()))
             raise
         directory.update(status=result["status"], end=runs.now())
-        runs.write_json(directory.result_file, result)
+        files.write_json(directory.result_file, result)
         checkpoint.drop_steps(directory)
     return result
 
 
 def _finished_already(directory: RunDirectory, console: Console) -> dict[str, Any]:
     _say(console, directory, "finished already")
+    if checkpoint.has_steps(directory):  # a kill came between the result and this
+        with directory.lock():
+            checkpoint.drop_steps(directory)
     result = directory.result()
     assert result is not None
     return result
 
 
+def _beginning(earlier: dict[str, Any], saved: checkpoint.Saved | None) -> str:
+    again = "failed before; " if earlier.get("status") == "failed" else ""
+    if saved:
+        passed_over = "".join(f"passed over: {problem}\n" for problem in saved.passed_over)
+        return f"{passed_over}{again}goes on after step {saved.step}"
+    return again + ("starts at step 0 again: no checkpoint had been saved" if earlier and not again else "starts")
+
+
 def _say(console: Console, directory: RunDirectory, what: str) -> None:
-    console.print(f"[bold]{escape(directory.name)}[/]: {what}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(directory.name)}[/]: {escape(what)}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import rng
+from .config import Positive
 from .registry import Registry
 
 Init = Callable[..., None]
@@ -35,7 +36,7 @@ def gpt2(
     n_layer: int,
     generator: torch.Generator,
     *,
-    std: float = 0.02,
+    std: Positive = 0.02,
 ) -> None:
     """N(0, std), std / sqrt(2 L) where a sublayer joins the residual path, no bias (Radford et al. 2019, 2.3)."""
     if not isinstance(module, nn.Linear | nn.Embedding):
@@ -55,5 +56,7 @@ def initialise(root: nn.Module, prefix: str, init: Init, n_layer: int, seed: int
     """
     for module_name, module in root.named_modules(prefix=prefix):
         for own_name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:  # a model whose FLOPs alone are wanted
+                continue
             name = f"{module_name}.{own_name}"
             init(parameter, module, name, n_layer, rng.generator(seed, f"init/{name}"))

@@ -22,8 +22,9 @@ from rich.console import Console
 from . import launchers, results
 from .composing import CONF, VERSION_BASE, composition_problem
 from .config import resolve
+from .files import lies_with_the_place, without_home, write_text
 from .planning import Plan, make_plan, record_plan
-from .refusal import refusals
+from .refusal import place_told, refusals, refuse
 from .registry import UsageError
 from .runs import find
 
@@ -104,9 +105,14 @@ def _train_with_hydra(composed: DictConfig) -> None:
             lambda: _write_hydra_files(composed, hydra_config, path / ".hydra"),
         )
     except UsageError as error:
-        print(f"gpt_ablate: {error}", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
+        if hydra_config.job.get("num") is None:
+            raise
+        refuse(error)
+    except Exception as error:
+        if isinstance(error, OSError) and lies_with_the_place(error):
+            print(f"gpt_ablate: {place_told(error)}; what was written before is whole", file=sys.stderr)
+        else:
+            traceback.print_exc()
         print(f"gpt_ablate: failed: {path}", file=sys.stderr)
         if composed.trainer.fail_fast:
             raise FailFast from None
@@ -115,9 +121,12 @@ def _train_with_hydra(composed: DictConfig) -> None:
 def _write_hydra_files(composed: DictConfig, hydra_config: DictConfig, folder: Path) -> None:
     """The three files Hydra itself would write, had it not been told to leave finished runs alone."""
     folder.mkdir(exist_ok=True)
-    OmegaConf.save(composed, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": hydra_config}), folder / "hydra.yaml")
-    OmegaConf.save(hydra_config.overrides.task, folder / "overrides.yaml")
+    contents = {"config": composed, "hydra": OmegaConf.create({"hydra": hydra_config})}
+    for name, content in (contents | {"overrides": hydra_config.overrides.task}).items():
+        write_text(folder / f"{name}.yaml", without_home(OmegaConf.to_yaml(content)))
+    of_launch = Path(hydra_config.sweep.dir) / "multirun.yaml"
+    if hydra_config.job.get("num") is not None and of_launch.exists():
+        write_text(of_launch, without_home(of_launch.read_text(encoding="utf-8")))
 
 
 def _conclude(plan: Plan, console: Console) -> int:

@@ -71,17 +71,15 @@ METRICS = {
 def declared(report: Mapping[str, Any]) -> list[tuple[Metric, float | None]]:
     """The metrics that a study declares and the margin of each, the primary one first.
 
-    Raises UsageError for an unknown metric, a margin that is not positive, or none declared.
+    Raises UsageError for an unknown metric, or none declared.
     """
     problems = []
     if not report["metrics"]:
         problems.append(Problem("report.metrics", report["metrics"], f"at least one of {', '.join(METRICS)}"))
-    for key, margin in report["metrics"].items():
+    for key in report["metrics"]:
         if key not in METRICS:
             allowed = f"one of {', '.join(METRICS)}"
             problems.append(Problem("report.metrics", key, allowed, closest(key, METRICS)))
-        if margin is not None and not (isinstance(margin, int | float) and margin > 0):
-            problems.append(Problem(f"report.metrics.{key}", margin, "a margin above 0, or null for none"))
     if problems:
         raise UsageError(problems)
     return [(METRICS[key], margin) for key, margin in report["metrics"].items()]

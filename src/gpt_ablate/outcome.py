@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from . import budget, runs
+from . import budget, records
 
 _LOSSES = ("train/loss", "train/epoch_loss", "eval/train_loss", "eval/val_loss")
 
@@ -22,7 +22,7 @@ def result(
     seconds = budget.training_seconds(history, tokens_per_step)
     tokens = len(seconds) * tokens_per_step
     return {
-        "schema_version": runs.SCHEMA_VERSION,
+        "schema_version": records.SCHEMA_VERSION,
         "status": "diverged" if diverged else "done",
         "diverged": diverged,
         "step": len(seconds),

@@ -20,8 +20,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from . import fairness, launchers, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
+from .files import foreign_links, unusable, without_home, write_json
+from .records import SCHEMA_VERSION, read_plan
 from .registry import Problem, UsageError
-from .runs import SCHEMA_VERSION, STUDY_FILE, RunDirectory, find, read_json, write_json
+from .runs import STUDY_FILE, STUDY_LOCK, RunDirectory, find
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -65,7 +67,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
         launcher = launchers.check(master)
         additions = launchers.divide(master)
-        root = Path(_select(master, "sweep.dir")).absolute()
+        root = Path(_select(master, "sweep.dir")).expanduser().absolute()
+        if problems := [*filter(None, [unusable(root)]), *foreign_links(root / STUDY_LOCK, root / STUDY_FILE)]:
+            raise UsageError(problems)
         if master.hydra.sweeper["_target_"] != _BASIC_SWEEPER:
             return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, launcher)
         sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
@@ -95,8 +99,8 @@ def record_plan(plan: Plan, arguments: list[str]) -> None:
         return
     plan.root.mkdir(parents=True, exist_ok=True)
     file = plan.root / STUDY_FILE
-    with FileLock(plan.root / ".lock"):
-        noted = read_json(file) if file.exists() else {"report": {}, "overrides": [], "runs": []}
+    with FileLock(plan.root / STUDY_LOCK):
+        noted = read_plan(file) if file.exists() else {"report": {}, "overrides": [], "runs": []}
         places = {run["path"]: run for run in noted["runs"]} | {
             Path(os.path.relpath(run.directory.path, plan.root)).as_posix(): {
                 "seed": run.config.seed,
@@ -113,7 +117,7 @@ def record_plan(plan: Plan, arguments: list[str]) -> None:
                 "schema_version": SCHEMA_VERSION,
                 "study": plan.root.name,
                 "report": asked.model_dump() if asked != ReportConfig() else noted["report"] or asked.model_dump(),
-                "overrides": _lasting(arguments) if largest else noted["overrides"],
+                "overrides": without_home(_lasting(arguments)) if largest else noted["overrides"],
                 "runs": [run | {"path": path} for path, run in sorted(places.items())],
             },
         )
@@ -146,7 +150,7 @@ def _planned(composed: DictConfig, *directory_keys: str) -> PlannedRun:
     with open_dict(task):
         del task["hydra"]
     config = resolve(task)
-    path = Path(*(_select(composed, key) for key in directory_keys))
+    path = Path(*(_select(composed, key) for key in directory_keys)).expanduser()
     return PlannedRun(config, RunDirectory(path.absolute()))
 
 
@@ -161,7 +165,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     Raises UsageError if data is lacking, two runs share a folder, another run lives in one, or
     the study has runs that these could not be compared with.
     """
-    from . import data, execution
+    from . import budget, checks, data, execution
 
     problems: list[Problem] = []
     places: dict[Path, PlannedRun] = {}
@@ -178,6 +182,8 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
             recipes.append(_recipe(run.directory, run.config.record(), corpus.sha256))
             if run.config.trainer.resume != "restart":
                 run.directory.check(fingerprint, run.config)
+            problems += checks.batch_memory(run.config)
+            budget.check(run.config)
             checked.append(replace(run, fingerprint=fingerprint))
         except UsageError as error:
             problems += error.problems

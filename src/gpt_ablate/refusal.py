@@ -1,4 +1,4 @@
-"""How a command refuses: one line for each problem, exit code 2, no traceback."""
+"""How a command refuses: one line for each problem, exit code 2, no traceback; 1 where a place cannot be written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .files import lies_with_the_place
 from .registry import UsageError
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn a UsageError into its problems on standard error and exit code 2."""
+    """Turn a UsageError into its problems on standard error and exit code 2; a full disk and the like into 1."""
     try:
         yield
     except UsageError as error:
-        for problem in error.problems:
-            print(f"gpt_ablate: {problem}", file=sys.stderr)
+        refuse(error)
         sys.exit(2)
+    except OSError as error:
+        if not lies_with_the_place(error):
+            raise
+        print(f"gpt_ablate: {place_told(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def refuse(error: UsageError) -> None:
+    """Print every problem on standard error."""
+    for problem in error.problems:
+        print(f"gpt_ablate: {problem}", file=sys.stderr)
+
+
+def place_told(error: OSError) -> str:
+    """What the system said of which file."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

@@ -73,10 +73,10 @@ class Registry(Generic[Builder]):
         return add
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """The variant's own parameters: name -> type."""
+        """The variant's own parameters: name -> type, with its range where it is `Annotated` with one."""
         builder = self.builders[name]
         target = builder.__init__ if inspect.isclass(builder) else builder
-        hints = get_type_hints(target)
+        hints = get_type_hints(target, include_extras=True)
         return {
             parameter.name: hints.get(parameter.name, Any)
             for parameter in inspect.signature(builder).parameters.values()
@@ -150,7 +150,7 @@ def load(plugins: Iterable[str] = ()) -> None:
     for plugin in plugins:
         try:
             importlib.import_module(plugin)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"a module that can be imported ({type(error).__name__}: {error})"
             problems.append(Problem("plugins", plugin, reason))
     if problems:

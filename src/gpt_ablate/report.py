@@ -14,8 +14,9 @@ from rich.console import Console
 
 from . import analysis, board, controls, pages, plots, results, study
 from .drawing import render
+from .files import foreign_links, unusable, write_bytes
 from .refusal import refusals
-from .runs import write_bytes
+from .registry import UsageError
 from .study import Study
 
 ROWS_ON_TERMINAL = 40
@@ -59,6 +60,10 @@ def write(
     Everything is made before the first file is written, and each file appears whole. Raises UsageError if no run
     is finished, or if the runs cannot be compared (see `study.read` and `analysis.analyse`).
     """
+    if links := foreign_links(target / "figures", target / board.FOLDER):
+        raise UsageError(links)
+    if problem := unusable(target):
+        raise UsageError([problem])
     runs = study.read(path)
     noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs)
     found = analysis.analyse(runs, allow_missing, noise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -15,16 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import orjson
 from filelock import FileLock, Timeout
 
-from . import __version__
+from . import __version__, records
 from .config import Config, comparable
+from .files import foreign_links, read_lines, unusable, without_home, write_json
 from .registry import Problem, UsageError
 
-SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 """In a study's folder: what it asks, and the runs that launches have wanted."""
+STUDY_LOCK = ".lock"
+"""In a study's folder: held while its files are written."""
 _LOCK = ".lock"
 _PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "tiktoken", "tensorboard", "safetensors")
 
@@ -71,11 +71,11 @@ class RunDirectory:
 
     def record(self) -> dict[str, Any]:
         """run.json. Raises UsageError if it is missing or damaged."""
-        return read_json(self.run_file)
+        return records.read_run(self.run_file)
 
     def result(self) -> dict[str, Any] | None:
         """result.json, or None while there is none."""
-        return read_json(self.result_file) if self.finished() else None
+        return records.read_result(self.result_file) if self.finished() else None
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl."""
@@ -122,8 +122,10 @@ class RunDirectory:
     def check(self, fingerprint: str, config: Config) -> None:
         """Raise UsageError if something else than this run lives here."""
         where = str(self.path)
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError([Problem("run directory", where, "a folder, not a file")])
+        if problem := unusable(self.path):
+            raise UsageError([problem])
+        if links := foreign_links(*(entry for place in (self.path, self.checkpoints) for entry in place.glob("*"))):
+            raise UsageError(links)
         if self.busy():
             raise UsageError([self._taken()])
         if not self.run_file.exists():
@@ -131,7 +133,7 @@ class RunDirectory:
                 raise UsageError([Problem("run directory", where, "holds a run without its run.json; move it away")])
             return
         there = self.record()
-        if there.get("fingerprint") != fingerprint:
+        if there["fingerprint"] != fingerprint:
             changes = _differences(comparable(there["config"]), comparable(config.record()))
             listed = "; ".join(changes) or "the text or the tokenizer is another"
             allowed = f"already holds a run of another config ({listed}). Choose another study=NAME"
@@ -155,8 +157,8 @@ def find(root: Path) -> Iterator[RunDirectory]:
 
 def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The run.json of a run that starts now."""
-    return {
-        "schema_version": SCHEMA_VERSION,
+    record = {
+        "schema_version": records.SCHEMA_VERSION,
         "status": "running",
         "start": now(),
         "end": None,
@@ -171,6 +173,7 @@ def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overri
         "total_steps": None,
         "error": None,
     }
+    return without_home(record)
 
 
 def now() -> str:
@@ -228,65 +231,3 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write the whole file or nothing."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write the whole file or nothing, in UTF-8."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing: beside it, to disk, renamed into place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UsageError if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError([Problem("run directory", str(path), f"a JSON file that can be read ({error})")]) from error
-    if not isinstance(content, dict):
-        raise UsageError([Problem("run directory", str(path), "a JSON object")])
-    return content
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, less a last line that is still being written; none if there is no file.
-
-    Raises UsageError, naming file and line, for a line that is no JSON object.
-    """
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1].splitlines()
-    try:
-        lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(whole) + b"]")
-    except orjson.JSONDecodeError:
-        lines = []
-    if len(lines) != len(whole) or not all(type(line) is dict for line in lines):
-        lines = [_object(line, f"{path}:{number}") for number, line in enumerate(whole, 1)]
-    return lines
-
-
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        parsed = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise UsageError([Problem("run directory", where, f"a line of JSON that can be read ({error})")]) from error
-    if not isinstance(parsed, dict):
-        raise UsageError([Problem("run directory", where, "a JSON object on each line")])
-    return parsed

@@ -29,6 +29,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Continue a prompt with the model of a run. What is not given is as in the run's own samples.",
     )
     parser.add_argument("run", type=Path, help="a run directory: the folder that holds run.json")
+    parser.add_argument(
+        "--checkpoint", choices=("newest", "best"), default="newest", help="best: of the lowest validation loss"
+    )
+    parser.add_argument("--plugin", action="append", default=[], help="a module that the run needs and you trust")
     parser.add_argument("--prompt", help="the text to continue")
     parser.add_argument("--temperature", type=float, help="0 for the likeliest token each time")
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
@@ -45,10 +49,10 @@ def _sample(args: argparse.Namespace) -> None:
         near = [str(run.parent) for run in sorted(args.run.glob("**/run.json"))[:3]] if args.run.is_dir() else []
         hint = f" (below it there is {', '.join(near)})" if near else ""
         raise UsageError([Problem("run", str(args.run), f"a run directory, which holds run.json{hint}")])
-    settings = _settings(args, directory.record()["config"]["sampling"])
     from gpt_ablate import checkpoint, generation, rng, tokenizer
 
-    model, _ = checkpoint.load_trained(directory)
+    settings = _settings(args, checkpoint.trained_config(directory, args.plugin).sampling.model_dump())
+    model, _ = checkpoint.load_trained(directory, args.checkpoint == "best", args.plugin)
     prompt = tokenizer.encode(settings.prompt)
     if len(prompt) > model.context_length:
         dropped = len(prompt) - model.context_length

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from .config import Fraction, Steps
 from .registry import Registry
 
 Schedule = Callable[..., float]
@@ -20,13 +21,13 @@ def constant(step: int, total: int) -> float:
 
 
 @schedules.register("warmup")
-def warmup(step: int, total: int, *, warmup_steps: int) -> float:
+def warmup(step: int, total: int, *, warmup_steps: Steps) -> float:
     """Linear from 1/warmup_steps to 1, then constant."""
     return min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
 
 
 @schedules.register("cosine")
-def cosine(step: int, total: int, *, warmup_steps: int, final_fraction: float = 0.1) -> float:
+def cosine(step: int, total: int, *, warmup_steps: Steps, final_fraction: Fraction = 0.1) -> float:
     """Linear warm-up, then half a cosine down to `final_fraction` at the last step (Loshchilov & Hutter 2017)."""
     if step <= warmup_steps:
         return step / warmup_steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_ablate import results
+from gpt_ablate.files import object_in
+from gpt_ablate.records import read_plan
 from gpt_ablate.refusal import refusals
 from gpt_ablate.registry import Problem, UsageError
-from gpt_ablate.runs import STUDY_FILE, RunDirectory, find, read_json
+from gpt_ablate.runs import STUDY_FILE, RunDirectory, find
 
 _SECONDS_BETWEEN_LOOKS = 2
 _TAIL_BYTES = 1 << 14
@@ -63,7 +64,7 @@ def main() -> None:
 
 def look(study: Path) -> list[Standing]:
     """Every run of the study, planned ones among them, by name. Raises UsageError if there is none."""
-    plan = read_json(study / STUDY_FILE)["runs"] if (study / STUDY_FILE).exists() else []
+    plan = read_plan(study / STUDY_FILE)["runs"] if (study / STUDY_FILE).exists() else []
     found = {os.path.relpath(run.path, study): run for run in find(study)}
     names = sorted({*found, *(run["path"] for run in plan)})
     if not names:
@@ -94,7 +95,7 @@ def _last_line(metrics: Path) -> dict[str, Any]:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
         whole = file.read().rpartition(b"\n")[0]
     last = whole.rpartition(b"\n")[2]
-    return json.loads(last) if last else {}
+    return object_in(last, str(metrics)) if last else {}
 
 
 def table(standings: list[Standing]) -> Table:

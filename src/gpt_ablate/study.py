@@ -13,10 +13,10 @@ from . import curves, fairness, results
 from .config import ReportConfig
 from .curves import Curve
 from .levels import as_text, cell_name, factors_of, keys_of, label, level_of, nearest_cell, place_of
+from .records import read_plan
 from .registry import Problem, UsageError
-from .runs import RunDirectory, find, read_json
+from .runs import STUDY_FILE, RunDirectory, find
 
-RUN_SCHEMAS, PLAN_SCHEMAS = (1,), (1,)
 _ASKED = ReportConfig().model_dump()
 """What a study asks where it does not say."""
 
@@ -121,8 +121,8 @@ def read(path: Path) -> Study:
     directories = list(find(path))
     if not directories:
         raise UsageError([Problem("study", str(path), "a folder that holds runs")])
-    records = [_record(directory) for directory in directories]
-    plan = _plan(path)
+    records = [directory.record() for directory in directories]
+    plan = read_plan(path / STUDY_FILE) if (path / STUDY_FILE).exists() else None
     keys = keys_of(records)
     runs = [_run(path, directory, record, keys) for directory, record in zip(directories, records, strict=True)]
     _refuse_twins(runs)
@@ -160,29 +160,6 @@ def rows(study: Study) -> list[dict[str, Any]]:
     ]
     columns = dict.fromkeys(itertools.chain.from_iterable(full))
     return [dict.fromkeys(columns) | row for row in full]
-
-
-def _plan(path: Path) -> dict[str, Any] | None:
-    file = path / "study.json"
-    if not file.exists():
-        return None
-    plan = read_json(file)
-    if plan.get("schema_version") not in PLAN_SCHEMAS:
-        known = f"a plan of schema {' or '.join(map(str, PLAN_SCHEMAS))}; a newer gpt_ablate wrote this one"
-        raise UsageError([Problem("schema_version", plan.get("schema_version"), f"{known} ({file})")])
-    return plan
-
-
-def _record(directory: RunDirectory) -> dict[str, Any]:
-    """A run's record. Raises UsageError if it is damaged or of a schema that is not known here."""
-    record = directory.record()
-    where = str(directory.run_file)
-    if record.get("schema_version") not in RUN_SCHEMAS:
-        known = f"a run of schema {' or '.join(map(str, RUN_SCHEMAS))}, found {record.get('schema_version')!r}"
-        raise UsageError([Problem("schema_version", where, f"{known}; a newer gpt_ablate may have written it")])
-    if lacking := [key for key in ("config", "axes", "data", "fingerprint", "status") if key not in record]:
-        raise UsageError([Problem("run directory", where, f"a whole record; this one lacks {', '.join(lacking)}")])
-    return record
 
 
 def _run(root: Path, directory: RunDirectory, record: dict[str, Any], keys: Sequence[str]) -> StudyRun:

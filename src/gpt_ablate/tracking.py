@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .config import Config
-from .runs import RunDirectory, read_lines, write_text
+from .files import read_lines, write_text
+from .runs import RunDirectory
 
 _TAGS = {
     "lr": "optim/lr",
@@ -36,10 +37,12 @@ class Tracker:
             events.unlink()
         self._writer = SummaryWriter(str(directory.path))
         self.history = _kept(directory.metrics_file, step)
+        samples = _kept(directory.samples_file, step)
         for line in self.history:
             self._show_metrics(line)
-        for line in _kept(directory.samples_file, step):
+        for line in samples:
             self._show_sample(line)
+        self._n_samples = len(samples)
         self._metrics = directory.metrics_file.open("a", encoding="utf-8")
         self._samples = directory.samples_file.open("a", encoding="utf-8")
 
@@ -51,6 +54,7 @@ class Tracker:
 
     def sample(self, line: dict[str, Any]) -> None:
         """Record one sample."""
+        self._n_samples += 1
         _append(self._samples, line)
         self._show_sample(line)
 
@@ -66,6 +70,12 @@ class Tracker:
         file_writer = self._writer._get_file_writer()
         for summary in hparams({**named, "seed": config.seed}, {key: final[key] for key in shown}):
             file_writer.add_summary(summary)
+
+    def lines(self) -> dict[str, int]:
+        """How many lines each file of the record has, all of them on disk."""
+        for file in (self._metrics, self._samples):
+            os.fsync(file.fileno())
+        return {Path(self._metrics.name).name: len(self.history), Path(self._samples.name).name: self._n_samples}
 
     def __enter__(self) -> Tracker:
         return self

@@ -40,7 +40,15 @@ class Diverged(ArithmeticError):
 class Trainer:
     """One run: model, optimiser, data and record."""
 
-    def __init__(self, config: Config, corpus: Corpus, directory: RunDirectory, start: str, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        corpus: Corpus,
+        directory: RunDirectory,
+        start: str,
+        console: Console,
+        saved: checkpoint.Saved | None = None,
+    ) -> None:
         self.config, self.corpus, self.directory, self.console = config, corpus, directory, console
         self.settings = config.trainer
         self.device = devices.pick(config.trainer.device)
@@ -60,12 +68,10 @@ class Trainer:
         self.flops_per_token = flops_per_token(self.model)
         flops_per_step = self.flops_per_token * self.tokens_per_step
         self.total_steps = budget.total_steps(config, self.steps_per_epoch, flops_per_step)
-        saved = checkpoint.restore(directory, self.model, self.optimizer)
-        self.step: int = saved["step"] if saved else 0
-        self.elapsed_before: float = saved["wall_time"] if saved else 0.0
         if saved:
-            for damage in saved["damaged"]:
-                console.print(f"passed over: {damage}", markup=False)
+            checkpoint.load(saved.folder, self.model, self.optimizer)
+        self.step = saved.step if saved else 0
+        self.elapsed_before = saved.wall_time if saved else 0.0
         self.started = self.saved_at = time.perf_counter()
         self.tracker = Tracker(directory, start, self.step if saved else -1)
         self.seconds = sum(budget.training_seconds(self.tracker.history, self.tokens_per_step))
@@ -123,11 +129,19 @@ class Trainer:
     def _record(self, line: dict[str, Any], evaluated: dict[str, float]) -> dict[str, Any]:
         """Write `line` with the losses of an evaluation. Raises Diverged if one of them is not finite."""
         line |= {key: loss for key, loss in evaluated.items() if math.isfinite(loss)}
+        self._keep_if_best(line)
         self.tracker.metrics(line)
         for key, loss in evaluated.items():
             if not math.isfinite(loss):
                 raise Diverged(line["step"], f"{key} is {loss}")
         return line
+
+    def _keep_if_best(self, line: dict[str, Any]) -> None:
+        """Save the weights if no step before had so low a validation loss, by the record: resuming decides alike."""
+        loss = line.get("eval/val_loss", math.inf)
+        earlier = [x["eval/val_loss"] for x in self.tracker.history if x["step"] and "eval/val_loss" in x]
+        if line["step"] and loss < min(earlier, default=math.inf) and self.settings.checkpoint_every != 0:
+            checkpoint.save_best(self.directory, line["step"], self.model, loss)
 
     def _optimise(self, step: int) -> dict[str, Any]:
         """Update the weights on the batch of `step` (counted from 1).
@@ -228,7 +242,8 @@ class Trainer:
         else:
             due = every > 0 and self.step % every == 0
         if due or stopping:
-            checkpoint.save(self.directory, self.step, self.model, self.optimizer, {"wall_time": self.elapsed()})
+            lines, spent = self.tracker.lines(), self.elapsed()
+            checkpoint.save(self.directory, self.step, self.model, self.optimizer, lines, spent)
             self.saved_at = time.perf_counter()
         if stopping:
             raise Interrupted(f"stopped after step {self.step}; state saved")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gpt_ablate.axes.attention import LayerCache
+from gpt_ablate.config import Positive
 from gpt_ablate.registry import Registry
 
 norms: Registry[type[Block]] = Registry("norm")
@@ -14,7 +15,7 @@ class Block(nn.Module):
     """A transformer layer: attention and MLP, each with a norm, a dropout and a residual."""
 
     def __init__(
-        self, attention: nn.Module, mlp: nn.Module, d_model: int, dropout: float, *, eps: float = 1e-5
+        self, attention: nn.Module, mlp: nn.Module, d_model: int, dropout: float, *, eps: Positive = 1e-5
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(d_model, eps=eps)

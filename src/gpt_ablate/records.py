@@ -1,0 +1,127 @@
+"""What run.json, result.json and study.json must hold: whoever reads them may rely on this, whoever wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .config import Config, ReportConfig
+from .files import read_json
+from .registry import Problem, UsageError
+
+SCHEMA_VERSION = 1
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    """Exact in types; keys of newer versions pass."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Data(_Part):
+    sha256: str
+    unigram_entropy: Finite
+    ln_vocab: Annotated[Finite, Field(gt=0)]
+    train_tokens: int = 0
+    val_tokens: int = 0
+    val_bytes_per_token: Annotated[Finite, Field(gt=0)] | None = None
+
+
+class _Hardware(_Part):
+    processor: str = ""
+    cores: int = 0
+    threads: int = 0
+    memory_bytes: int = 0
+    gpus: list[str] = []
+
+
+class _Run(_Part):
+    status: Literal["running", "done", "failed", "diverged"]
+    start: str
+    end: str | None = None
+    fingerprint: str
+    config: dict[str, Any]
+    axes: dict[str, str]
+    overrides: list[str] = []
+    data: _Data
+    versions: dict[str, str] = {}
+    hardware: _Hardware = _Hardware()
+    git_commit: str | None = None
+    total_steps: int | None = None
+    error: str | None = None
+
+
+class _Best(_Part):
+    value: Finite
+    step: int
+
+
+class _Result(_Part):
+    status: Literal["done", "diverged"]
+    diverged: str | None = None
+    step: Annotated[int, Field(ge=0)]
+    tokens: Annotated[int, Field(ge=0)]
+    final: dict[str, Finite]
+    best: dict[str, _Best | None] = {}
+    parameters: int
+    flops_per_token: Finite
+    flops: Finite
+    seconds_per_step: Finite | None = None
+    tokens_per_second: Finite | None = None
+    wall_time: Finite
+    peak_rss_bytes: int | None = None
+    peak_cuda_bytes: int | None = None
+
+
+class _Planned(_Part):
+    path: str
+    seed: int
+    levels: dict[str, Any]
+    fingerprint: str
+
+
+class _Plan(_Part):
+    study: str
+    report: ReportConfig
+    overrides: list[str]
+    runs: list[_Planned]
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """run.json as it is. Raises UsageError if it is missing, damaged, or of a schema that is not known here."""
+    content = _read(path, _Run, "run")
+    try:
+        Config.model_validate(content["config"])
+    except ValidationError as error:
+        raise _refusal(path, error, "config") from error
+    return content
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """result.json as it is. Raises UsageError as `read_run` does."""
+    return _read(path, _Result, "run")
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """study.json as it is. Raises UsageError as `read_run` does."""
+    return _read(path, _Plan, "plan")
+
+
+def _read(path: Path, part: type[_Part], what: str) -> dict[str, Any]:
+    content = read_json(path)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        known = f"a {what} of schema {SCHEMA_VERSION}; a newer gpt_ablate may have written this one ({path})"
+        raise UsageError([Problem("schema_version", content.get("schema_version"), known)])
+    try:
+        part.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(path, error) from error
+    return content
+
+
+def _refusal(path: Path, error: ValidationError, *inside: str) -> UsageError:
+    told = "; ".join(f"{'.'.join(map(str, [*inside, *each['loc']]))}: {each['msg']}" for each in error.errors()[:3])
+    return UsageError([Problem("run directory", str(path), f"a whole record ({told})")])

@@ -1,0 +1,95 @@
+"""Starts commands as processes without importing torch anew for each: one process has it, and forks.
+
+Reads a JSON object a line from standard input: arguments, folder, output, kill_at, full_from, memory; answers with the
+child's number, then with its exit status.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt_ablate import execution, launch, registry, tokenizer  # noqa: F401  (imported once for all)
+
+_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    registry.load()
+    tokenizer.gpt2()
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if not child:
+            _be(request)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _be(request: dict[str, Any]) -> None:
+    """Become the command; does not return."""
+    code = 1
+    try:
+        os.chdir(request["folder"])
+        for number in (1, 2):
+            os.dup2(os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.path.insert(0, "")
+        sys.argv = ["train", *request["arguments"]]
+        if request["memory"]:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"],) * 2)
+        _watch(os.path.join(request["folder"], "outputs"), request["kill_at"], request["full_from"])
+        launch.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _watch(root: str, kill_at: int | None, full_from: int | None) -> None:
+    """Kill this process before a certain change to a file below `root`, or fail that and all later ones: disk full.
+
+    Every change adds a character to the file `changes`.
+    """
+    seen = 0
+    counted = os.open("changes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event not in _EVENTS or not str(arguments[0]).startswith(root):
+            return
+        if event == "open" and not _writes(arguments[1], arguments[2]):
+            return
+        seen += 1
+        os.write(counted, b".")
+        if seen == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if full_from is not None and seen >= full_from and event in ("open", "os.mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    sys.addaudithook(look)
+
+
+def _writes(mode: str | None, flags: int) -> bool:
+    return bool(set(mode) & set("wax+")) if mode is not None else bool(flags & (os.O_WRONLY | os.O_RDWR))
+
+
+if __name__ == "__main__":
+    main()
