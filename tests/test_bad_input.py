@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from synthetic import CONFIG, Shape, record_of
 
 from gpt_ablate import launch
 from gpt_ablate.axes.norm import norms
@@ -69,7 +70,7 @@ def furnish(folder: Path) -> None:
         "odd/val.bin": b"\0\1",
         "high/train.bin": np.array([65535], np.uint16).tobytes(),
         "high/val.bin": np.array([1], np.uint16).tobytes(),
-        "other/run.json": json.dumps({"fingerprint": "another", "config": {"optimizer": {"lr": 1}}}).encode(),
+        "other/run.json": json.dumps(record_of(CONFIG, Shape())).encode(),
         "damaged/run.json": b"{",
         "listed/run.json": b"[]",
         "headless/metrics.jsonl": b"",

@@ -15,7 +15,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,6 +42,10 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     try:
         yield Hydra.create_main_hydra2("gpt_ablate", search_path)
+    except UsageError:
+        raise
+    except ValueError as error:  # what Hydra's parser did not foresee, such as model=null
+        raise HydraException(str(error)) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -62,6 +66,12 @@ def composition_problem(error: Exception, overrides: list[str]) -> Problem:
         known = [*groups, *_known_keys()]
         near = closest(key, known)
         return Problem(key, given.get(key), "no such key (all of them: --help)", near)
+    if "Config group override" in message:
+        for group, option in given.items():
+            options = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+            if options and option not in options:
+                return Problem(group, option, f"one of {', '.join(options)}")
+        return Problem("override", " ".join(overrides), "key=value in Hydra's syntax")
     if found := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", message):
         return Problem(
             found[1], found[2], f"one value, or --multirun for each of them, or {found[1]}=[{found[2]}] for a list"

@@ -129,8 +129,10 @@ class ReportConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_null(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in values.items() if value is not None}
+    def _leave_out_null(cls, values: Any) -> Any:
+        return (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
 
 
 class Config(Section):
@@ -165,7 +167,7 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_axes(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _gather_axes(cls, values: Any) -> Any:
         axes = registry.axis_names()
         rest = {key: value for key, value in values.items() if key not in axes}
         return rest if "axes" in rest else rest | {"axes": {key: value for key, value in values.items() if key in axes}}

@@ -84,6 +84,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
                 runs.append(_planned(composed, "sweep.dir", "sweep.subdir"))
             except UsageError as error:
                 problems += error.problems
+        if not runs and not problems:
+            problems.append(Problem("--multirun", " ".join(args.overrides), "at least one run; here a range is empty"))
         if problems:
             raise UsageError(problems)
         arguments = [*sys.argv[1:], *additions, _pinned("sweep.dir", root)]
