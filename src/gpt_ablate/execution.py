@@ -14,6 +14,7 @@ from rich.markup import escape
 from . import checkpoint, data, files, process, runs, tokenizer
 from .config import Config
 from .data import Corpus
+from .registry import UsageError
 from .runs import RunDirectory
 from .training import Trainer
 
@@ -44,7 +45,7 @@ def run(
         if directory.finished():
             return _finished_already(directory, console)
     path.mkdir(parents=True, exist_ok=True)
-    with directory.lock(), process.threads(config.trainer.threads):
+    with directory.lock(), process.threads(config.trainer.threads), process.threads_fail_quietly():
         if config.trainer.resume != "restart" and directory.finished():  # while this process waited
             return _finished_already(directory, console)
         earlier = directory.record() if directory.run_file.exists() else {}
@@ -57,8 +58,8 @@ def run(
             directory.clear()
             checkpoint.discard(directory)
         directory.checkpoints.mkdir(exist_ok=True)
-        files.tidy(path)
-        files.tidy(directory.checkpoints)
+        for folder in (path, path / ".hydra", directory.checkpoints):
+            files.tidy(folder)
         files.write_json(directory.run_file, record)
         on_start()
         try:
@@ -67,7 +68,7 @@ def run(
             _say(console, directory, _beginning(earlier, saved))
             result = trainer.train()
         except Exception:
-            with suppress(OSError):  # where nothing can be written, the exception itself is all there is to tell
+            with suppress(OSError, UsageError):  # where no record can be written, the exception is all there is to tell
                 directory.update(status="failed", end=runs.now(), error=files.without_home(traceback.format_exc()))
             raise
         directory.update(status=result["status"], end=runs.now())

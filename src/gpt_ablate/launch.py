@@ -29,6 +29,10 @@ from .registry import UsageError
 from .runs import find
 
 
+class Refused(BaseException):
+    """The run that was asked for was refused, and why has been said."""
+
+
 class FailFast(BaseException):
     """A run failed, and `trainer.fail_fast` says that no other is to start; Hydra lets only such an exception pass."""
 
@@ -54,6 +58,8 @@ def main() -> None:
             sys.argv[1:] = plan.arguments
             _hand_over(plan)
             sys.exit(_conclude(plan, console))
+    except Refused:
+        sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"gpt_ablate: {composition_problem(error, args.overrides)}", file=sys.stderr)
         sys.exit(2)
@@ -105,9 +111,9 @@ def _train_with_hydra(composed: DictConfig) -> None:
             lambda: _write_hydra_files(composed, hydra_config, path / ".hydra"),
         )
     except UsageError as error:
-        if hydra_config.job.get("num") is None:
-            raise
         refuse(error)
+        if hydra_config.job.get("num") is None:
+            raise Refused from None
     except Exception as error:
         if isinstance(error, OSError) and lies_with_the_place(error):
             print(f"gpt_ablate: {place_told(error)}; what was written before is whole", file=sys.stderr)

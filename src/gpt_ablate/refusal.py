@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,4 +34,4 @@ def refuse(error: UsageError) -> None:
 
 def place_told(error: OSError) -> str:
     """What the system said of which file."""
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error.strerror)

@@ -150,8 +150,13 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def find(root: Path) -> Iterator[RunDirectory]:
-    """Every run at or below `root`, by path."""
-    for run_file in sorted(root.rglob("run.json")):
+    """Every run at or below `root`, by path; folders that come and go meanwhile do no harm, links are not followed."""
+    found = []
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if name != "checkpoint"]
+        if "run.json" in files:
+            found.append(Path(folder, "run.json"))
+    for run_file in sorted(found):
         yield RunDirectory(run_file.parent)
 
 

@@ -38,7 +38,9 @@ def start() -> Iterator[Start]:
             (folder / "text.txt").write_text(TEXT)
             output = folder / "told"
             output.unlink(missing_ok=True)
-            asked = {"arguments": [*RUN, *arguments], "folder": str(folder), "output": str(output)}
+            flags = [argument for argument in arguments if argument.startswith("--")]
+            keys = [argument for argument in arguments if argument not in flags]
+            asked = {"arguments": [*flags, *RUN, *keys], "folder": str(folder), "output": str(output)}
             asked |= {"kill_at": kill_at, "full_from": full_from, "memory": memory}
             print(json.dumps(asked), file=process.stdin, flush=True)
             return Launch(int(process.stdout.readline()), output, process.stdout)

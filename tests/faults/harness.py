@@ -44,13 +44,13 @@ def record(run: Path) -> dict[str, Any]:
     for file in sorted(path for path in run.rglob("*") if path.is_file()):
         name = file.relative_to(run).as_posix()
         if name.startswith("events."):
-            found["events"] = found.get("events", []) + _shown(file)
+            found["events"] = sorted(found.get("events", []) + _shown(file))
         elif file.suffix == ".jsonl":
             found[name] = [_timeless(json.loads(line)) for line in file.read_text().splitlines()]
         elif file.suffix == ".json":
             found[name] = _timeless(json.loads(file.read_text()))
         else:
-            found[name] = file.read_bytes()
+            found[name] = file.read_bytes().replace(str(run.parents[1]).encode(), b"")
     return found
 
 

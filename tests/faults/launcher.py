@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # an optimiser imports it, which takes a second
+import torch.utils.flop_counter
+import torch.utils.tensorboard
 
-from gpt_ablate import execution, launch, registry, tokenizer  # noqa: F401  (imported once for all)
+from gpt_ablate import launch, registry, tokenizer
 
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+
+_GROWING = ("open", "os.mkdir")
 
 
 def main() -> None:
@@ -66,7 +71,7 @@ def _be(request: dict[str, Any]) -> None:
 def _watch(root: str, kill_at: int | None, full_from: int | None) -> None:
     """Kill this process before a certain change to a file below `root`, or fail that and all later ones: disk full.
 
-    Every change adds a character to the file `changes`.
+    Every change adds a character to the file `changes`, + if it takes space.
     """
     seen = 0
     counted = os.open("changes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -78,10 +83,10 @@ def _watch(root: str, kill_at: int | None, full_from: int | None) -> None:
         if event == "open" and not _writes(arguments[1], arguments[2]):
             return
         seen += 1
-        os.write(counted, b".")
+        os.write(counted, b"+" if event in _GROWING else b".")
         if seen == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        if full_from is not None and seen >= full_from and event in ("open", "os.mkdir"):
+        if full_from is not None and seen >= full_from and event in _GROWING:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 
     sys.addaudithook(look)

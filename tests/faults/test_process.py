@@ -37,7 +37,7 @@ def statuses(root: Path) -> dict[str, str]:
 def test_too_little_memory_costs_its_run_alone(start: Start, tmp_path: Path, injected: Injected) -> None:
     injected("out of memory", 1)
     code, told = start(tmp_path, "--multirun", "model.d_model=8,1024,16", memory=400 << 20).wait()
-    assert code == 1
+    assert code == 1, told
     assert statuses(tmp_path) == {
         "pre-fresh-parallel-model.d_model_8": "done",
         "pre-fresh-parallel-model.d_model_1024": "failed",
