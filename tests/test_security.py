@@ -162,6 +162,28 @@ def test_a_report_is_not_written_through_a_link(
     assert list(target.iterdir()) == []
 
 
+def test_names_cannot_command_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study, shape = tmp_path / "study", Shape(steps=3, steps_per_epoch=1)
+    make_study(study, CELLS, range(2), lambda levels, seed: 3.0 + seed, shape=shape, plan=False)
+    cell = study / "pre-fresh-parallel"
+    for run in cell.iterdir():
+        rewrite(run / "run.json", lambda record: record["config"].update(study="\x1b[2J", arm=None))
+        rewrite(run / "run.json", lambda record: record["axes"].update(norm="\x1b]0;owned\x07[red]"))
+    cell.rename(study / "\x1b[31mred")
+    for command in (report, status):
+        monkeypatch.setattr("sys.argv", ["command", str(study)])
+        command.main()
+        told = capfd.readouterr()
+        assert "\x1b" not in told.out + told.err
+        assert "\\x1b" in told.out
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "\x1b[1mnowhere")])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "\x1b" not in capfd.readouterr().err
+
+
 NONSENSE = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just([]) | st.just({}) | st.just("<b>")
 
 

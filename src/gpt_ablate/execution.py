@@ -14,6 +14,7 @@ from rich.markup import escape
 from . import checkpoint, data, files, process, runs, tokenizer
 from .config import Config
 from .data import Corpus
+from .refusal import visible
 from .registry import UsageError
 from .runs import RunDirectory
 from .training import Trainer
@@ -96,4 +97,5 @@ def _beginning(earlier: dict[str, Any], saved: checkpoint.Saved | None) -> str:
 
 
 def _say(console: Console, directory: RunDirectory, what: str) -> None:
-    console.print(f"[bold]{escape(directory.name)}[/]: {escape(what)}", highlight=False, soft_wrap=True)
+    name, told = (escape(visible(text)) for text in (directory.name, what))
+    console.print(f"[bold]{name}[/]: {told}", highlight=False, soft_wrap=True)

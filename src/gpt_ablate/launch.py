@@ -24,7 +24,7 @@ from .composing import CONF, VERSION_BASE, composition_problem
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
 from .planning import Plan, make_plan, record_plan
-from .refusal import place_told, refusals, refuse
+from .refusal import place_told, refusals, refuse, say
 from .registry import UsageError
 from .runs import find
 
@@ -61,10 +61,10 @@ def main() -> None:
     except Refused:
         sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"gpt_ablate: {composition_problem(error, args.overrides)}", file=sys.stderr)
+        say(str(composition_problem(error, args.overrides)))
         sys.exit(2)
     except KeyboardInterrupt as error:
-        print(f"gpt_ablate: {str(error) or 'stopped'}", file=sys.stderr)
+        say(str(error) or "stopped")
         if plan is not None:
             print(f"To go on: {_command_again(plan)}", file=sys.stderr)
         sys.exit(130)
@@ -81,7 +81,7 @@ def _hand_over(plan: Plan) -> None:
         if plan.launcher == "basic":
             raise
         reason = " ".join(str(error).split("\n")[:2])  # what submitit tells goes on with its log
-        print(f"gpt_ablate: {plan.launcher} broke off: {type(error).__name__}: {reason}", file=sys.stderr)
+        say(f"{plan.launcher} broke off: {type(error).__name__}: {reason}")
         launchers.end_jobs(cancel=any(run.config.trainer.fail_fast for run in plan.runs))
         print(f"To go on: {_command_again(plan)}", file=sys.stderr)
 
@@ -116,10 +116,10 @@ def _train_with_hydra(composed: DictConfig) -> None:
             raise Refused from None
     except Exception as error:
         if isinstance(error, OSError) and lies_with_the_place(error):
-            print(f"gpt_ablate: {place_told(error)}; what was written before is whole", file=sys.stderr)
+            say(f"{place_told(error)}; what was written before is whole")
         else:
             traceback.print_exc()
-        print(f"gpt_ablate: failed: {path}", file=sys.stderr)
+        say(f"failed: {path}")
         if composed.trainer.fail_fast:
             raise FailFast from None
 
@@ -145,7 +145,7 @@ def _conclude(plan: Plan, console: Console) -> int:
         try:
             report.write(plan.root, plan.root, console, len(directories) - len(recorded), allow_missing=True)
         except UsageError as error:
-            print(f"gpt_ablate: the runs are there, but no report can be made of them: {error}", file=sys.stderr)
+            say(f"the runs are there, but no report can be made of them: {error}")
             return 1
     else:
         results.print_summary(recorded, plan.root, console, len(directories) - len(recorded))

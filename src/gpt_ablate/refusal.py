@@ -22,14 +22,27 @@ def refusals() -> Iterator[None]:
     except OSError as error:
         if not lies_with_the_place(error):
             raise
-        print(f"gpt_ablate: {place_told(error)}", file=sys.stderr)
+        say(place_told(error))
         sys.exit(1)
 
 
 def refuse(error: UsageError) -> None:
     """Print every problem on standard error."""
     for problem in error.problems:
-        print(f"gpt_ablate: {problem}", file=sys.stderr)
+        say(str(problem))
+
+
+def say(message: str) -> None:
+    """One message of the command's on standard error."""
+    print(f"gpt_ablate: {visible(message)}", file=sys.stderr)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters written out: a name from a stranger's folder may hold a terminal's commands."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def place_told(error: OSError) -> str:

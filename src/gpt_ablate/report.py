@@ -15,7 +15,7 @@ from rich.console import Console
 from . import analysis, board, controls, pages, plots, results, study
 from .drawing import render
 from .files import foreign_links, unusable, write_bytes
-from .refusal import refusals
+from .refusal import refusals, visible
 from .registry import UsageError
 from .study import Study
 
@@ -111,7 +111,7 @@ def _show(report: Mapping[str, Any], runs: Study, target: Path, console: Console
     """The answer first, then what a reader must know of it, the table, and where the report is."""
     console.print()
     for sentence in [*report["answer"], *pages.warnings(report)]:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
     shown, notes = list(runs.runs), []
     if len(shown) > ROWS_ON_TERMINAL:
         shown = [run for run in shown if run.status != "done"]

@@ -10,7 +10,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from .refusal import visible
 from .runs import RunDirectory
 
 
@@ -83,7 +85,7 @@ def print_summary(
         table.add_column(title, justify="left" if named else "right", no_wrap=title != "cell", overflow="fold")
     for each in rows:
         table.add_row(
-            each["cell"],
+            Text(visible(each["cell"])),
             str(each["seed"]),
             each["status"],
             *(_number(each[key], ".4f") for key in ("train_epoch_loss", "eval_train_loss", "eval_val_loss")),
@@ -98,7 +100,7 @@ def print_summary(
     console.print()
     missing = [f"Not started: {not_started}"] if not_started else []
     for line in [*missing, *_legend(rows), *notes, *_places(root)]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _legend(rows: list[dict[str, Any]]) -> Iterable[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gpt_ablate.config import SamplingConfig
-from gpt_ablate.refusal import refusals
+from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import RunDirectory
 
@@ -53,15 +53,16 @@ def _sample(args: argparse.Namespace) -> None:
 
     settings = _settings(args, checkpoint.trained_config(directory, args.plugin).sampling.model_dump())
     model, _ = checkpoint.load_trained(directory, args.checkpoint == "best", args.plugin)
+    shown = visible if sys.stdout.isatty() else str  # a file gets the very characters
     prompt = tokenizer.encode(settings.prompt)
     if len(prompt) > model.context_length:
         dropped = len(prompt) - model.context_length
         print(f"the prompt is longer than the context: its first {dropped} tokens are left out", file=sys.stderr)
     for i in range(args.num_samples):
         draws = rng.generator(args.seed, f"sampling/{i}")
-        print(settings.prompt, end="", flush=True)
+        print(shown(settings.prompt), end="", flush=True)
         for text in generation.stream_text(generation.generate(model, prompt, settings, draws)):
-            print(text, end="", flush=True)
+            print(shown(text), end="", flush=True)
         print("\n" if i + 1 < args.num_samples else "")
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from gpt_ablate import results
 from gpt_ablate.files import object_in
 from gpt_ablate.records import read_plan
-from gpt_ablate.refusal import refusals
+from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import STUDY_FILE, RunDirectory, find
 
@@ -107,8 +107,8 @@ def table(standings: list[Standing]) -> Table:
     for standing in standings:
         line = standing.line
         shown.add_row(
-            Text(standing.name),
-            Text(f"{standing.status}: {standing.error}" if standing.error else standing.status),
+            Text(visible(standing.name)),
+            Text(f"{standing.status}: {visible(standing.error)}" if standing.error else standing.status),
             "" if standing.step is None else f"{standing.step}/{standing.steps or '?'}",
             f"{line['train/loss']:.4f}" if "train/loss" in line else "",
             f"{line['tokens_per_second']:,.0f}" if "tokens_per_second" in line else "",
