@@ -63,7 +63,9 @@ def test_the_control_beside_a_study_is_found_and_used(tmp_path: Path) -> None:
 def test_a_control_of_another_recipe_is_no_noise_floor(tmp_path: Path) -> None:
     of = study.read(make_study(tmp_path / "norm_placement-micro", {"norm": ["post", "pre"]}))
     other = study.read(control(tmp_path / "aa_control-micro", **{"model.n_layer": 4, "optimizer.lr": 1.0}))
-    assert find_noise_floor(of) is None
+    said: list[str] = []
+    assert find_noise_floor(of, said.append) is None
+    assert "aa_control-micro is no noise floor" in said[0]
     with pytest.raises(UsageError) as refused:
         analyse(of, noise=other)
     for told in ("model.n_layer = '4 in aa_control-micro': 2", "optimizer.lr"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import fairness, stats, study, wording
@@ -17,15 +17,19 @@ from .study import Study, StudyRun
 _OF_THE_CLOCK = {"wall_time", "tokens_per_second"}
 
 
-def find_noise_floor(of: Study) -> Study | None:
-    """The A/A control beside a study, in `aa_control-<model>`, if it has the study's recipe; None otherwise."""
+def find_noise_floor(of: Study, tell: Callable[[str], object] = lambda _: None) -> Study | None:
+    """The A/A control beside a study, in `aa_control-<model>`, if it has the study's recipe.
+
+    None where there is none, or where the one there is damaged or of another recipe, which `tell` is told.
+    """
     folder = of.path.absolute().parent / f"aa_control-{of.runs[0].record['config']['model']['name']}"
     if not folder.is_dir() or folder == of.path.absolute():
         return None
     try:
         control = study.read(folder)
         fairness.check_control(of, control)
-    except UsageError:
+    except UsageError as error:
+        tell(f"{folder.name} is no noise floor of this study: {error.problems[0]}")
         return None
     return control
 

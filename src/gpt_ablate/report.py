@@ -15,7 +15,7 @@ from rich.console import Console
 from . import analysis, board, controls, pages, plots, results, study
 from .drawing import render
 from .files import foreign_links, unusable, write_bytes
-from .refusal import refusals, visible
+from .refusal import refusals, say, visible
 from .registry import UsageError
 from .study import Study
 
@@ -65,7 +65,7 @@ def write(
     if problem := unusable(target):
         raise UsageError([problem])
     runs = study.read(path)
-    noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs)
+    noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs, say)
     found = analysis.analyse(runs, allow_missing, noise)
     plates = plots.plates(found, runs)
     files, figures = _files(found, runs, plates)
