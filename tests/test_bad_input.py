@@ -158,7 +158,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_of_any_key_is_taken_or_refused(data: st.DataObject, tiny: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(tiny, resolve=False)
@@ -180,7 +180,7 @@ def test_any_value_of_any_key_is_taken_or_refused(data: st.DataObject, tiny: Dic
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(["study", "seed", "norm", "model.n_layer", "sampling.prompt", "data.path"]), text=...)
 def test_any_text_on_the_command_line_is_refused_in_order(key: str, text: str, refused: Refused) -> None:
     refused(*TINY, "trainer.max_epochs=0", f"{key}={text}")

@@ -41,7 +41,7 @@ class _Hardware(_Part):
 class _Run(_Part):
     status: Literal["running", "done", "failed", "diverged"]
     start: str
-    end: str | None = None
+    end: str | None
     fingerprint: str
     config: dict[str, Any]
     axes: dict[str, str]
@@ -49,9 +49,9 @@ class _Run(_Part):
     data: _Data
     versions: dict[str, str] = {}
     hardware: _Hardware = _Hardware()
-    git_commit: str | None = None
+    git_commit: str | None
     total_steps: int | None = None
-    error: str | None = None
+    error: str | None
 
 
 class _Best(_Part):
