@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = resolve(compose("config", overrides=[f"model={args.model}", "data=sample", "trainer.device=cpu"]))
+        config = resolve(compose("config", overrides=[f"model={args.model}", "data=sample", "data.batch_size=2"]))
     with tempfile.TemporaryDirectory(dir=".") as folder:
         directory = RunDirectory(Path(folder))
         directory.checkpoints.mkdir()

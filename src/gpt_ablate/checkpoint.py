@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,12 +180,17 @@ def _write(folder: Path, model: GPT, optimizer: dict[str, torch.Tensor] | None, 
         save_model(model, str(beside / _WEIGHTS))
         if optimizer is not None:
             save_file(optimizer, beside / _OPTIMIZER)
-    hashes = {file.name: _sha256(file) for file in sorted(beside.iterdir())}
-    write_json(beside / _STATE, state | {"sha256": hashes})
+    files = sorted(beside.iterdir())
+    with ThreadPoolExecutor() as pool:  # the disk takes what is hashed meanwhile
+        hashes = pool.map(_sha256, files)
+        for file in files:
+            _sync(file)
+        write_json(
+            beside / _STATE, state | {"sha256": {file.name: found for file, found in zip(files, hashes, strict=True)}}
+        )
     mode = (beside / _STATE).stat().st_mode
-    for file in beside.iterdir():
+    for file in files:
         file.chmod(mode)  # safetensors lets nobody else read
-        _sync(file)
     shutil.rmtree(folder, ignore_errors=True)
     beside.replace(folder)
     _sync(folder.parent)
