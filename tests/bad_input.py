@@ -260,6 +260,8 @@ COMMANDS = [
     (["data=text"], "data.path = None", "the path of a UTF-8 text file"),
     (["data=text", "data.path=nowhere.txt"], "data.path = 'nowhere.txt'", "No such file"),
     (["data=text", "data.path=folder"], "data.path = 'folder'", "Is a directory"),
+    (["data=text", "data.path=pipe"], "data.path = 'pipe'", "not an ordinary file"),
+    (["data=text", "data.path=/dev/zero"], "data.path = '/dev/zero'", "not an ordinary file"),
     (["data=text", "data.path=empty.txt"], "data.path = 'empty.txt'", "not empty"),
     (["data=text", "data.path=blank.txt"], "data.path = 'blank.txt'", "not empty"),
     (["data=text", "data.path=binary.bin"], "data.path = 'binary.bin'", "UTF-8"),

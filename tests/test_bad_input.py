@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def furnish(folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     (folder / "linked/metrics.jsonl").symlink_to(folder / "text.txt")
+    os.mkfifo(folder / "pipe")
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
 from .config import Config
-from .files import read_json, write_json
+from .files import content_of, read_json, write_json
 from .model import GPT
 from .registry import Problem, UsageError
 from .runs import RunDirectory
@@ -235,7 +235,7 @@ def _unrecorded(directory: RunDirectory, folder: Path) -> Problem | None:
     """The first file of the record that lacks lines which were there when the checkpoint was saved, if any."""
     lines = read_json(folder / _STATE).get("lines", {})
     for file in (directory.metrics_file, directory.samples_file):
-        there = file.read_bytes().count(b"\n") if file.exists() else 0
+        there = content_of(file).count(b"\n") if file.exists() else 0
         if there < (expected := lines.get(file.name, 0)):
             allowed = f"{expected} lines or more, as when {folder.name} was saved, not {there}"
             return Problem("run directory", str(file), allowed)

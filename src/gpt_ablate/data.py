@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import rng, tokenizer
 from .config import Config
+from .files import content_of
 from .registry import Problem, UsageError
 
 Tokens: TypeAlias = npt.NDArray[np.uint16]
@@ -162,7 +163,7 @@ def _decode(source: bytes, where: str) -> str:
 
 def _read(key: str, path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        return content_of(Path(path).expanduser())
     except OSError as error:
         raise UsageError([Problem(key, path, f"a file that can be read ({error.strerror})")]) from error
 

@@ -91,10 +91,17 @@ def tidy(folder: Path) -> None:
             left.unlink()
 
 
+def content_of(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError for what is none: reading a pipe or a device might never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UsageError if there is none."""
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(content_of(path))
     except (OSError, ValueError) as error:
         raise UsageError([Problem("run directory", str(path), f"a JSON file that can be read ({error})")]) from error
     if not isinstance(content, dict):
@@ -109,7 +116,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    content = path.read_bytes()
+    try:
+        content = content_of(path)
+    except OSError as error:
+        raise UsageError(
+            [Problem("run directory", str(path), f"a file that can be read ({error.strerror})")]
+        ) from error
     whole = content[: content.rfind(b"\n") + 1].splitlines()
     try:
         lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(whole) + b"]")

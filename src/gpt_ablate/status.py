@@ -89,7 +89,7 @@ def _standing(name: str, run: RunDirectory | None) -> Standing:
 
 def _last_line(metrics: Path) -> dict[str, Any]:
     """The last whole line of metrics.jsonl, read from its end; empty where there is none."""
-    if not metrics.exists():
+    if not metrics.is_file():
         return {}
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
