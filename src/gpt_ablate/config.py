@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import registry
 from .registry import Problem, Registry, UsageError, closest
 
-_MOST = 2**53
-"""Far above any count that can be trained with, and exact as a float."""
+_MOST = 2**53  # far above any count that can be trained with, and exact as a float
 Count = Annotated[int, Field(ge=1, le=_MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Steps = Annotated[int, Field(ge=0, le=_MOST)]

@@ -63,7 +63,7 @@ def row(record: Mapping[str, Any], result: Mapping[str, Any] | None, status: str
         "peak_rss_bytes": result.get("peak_rss_bytes"),
         "wall_time": result.get("wall_time"),
         "fingerprint": record["fingerprint"],
-        "git_commit": record.get("git_commit"),
+        "git_commit": record["git_commit"],
         "torch": record.get("versions", {}).get("torch"),
     }
 
