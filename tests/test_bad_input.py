@@ -76,18 +76,25 @@ def furnish(folder: Path) -> None:
         "listed/run.json": b"[]",
         "headless/metrics.jsonl": b"",
         "linked/run.json": b"{}",
+        "runs/one/run.json": b"{}",
+        "hostile/hostile/logging.yaml": b"# @package hydra.job_logging\nfilters: {x: {(): os.system}}\n",
     }
     contents |= {f"{name}.py": source.encode() for name, source in PLUGINS.items()}
     for name, content in contents.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_bytes(content)
     (folder / "linked/metrics.jsonl").symlink_to(folder / "text.txt")
+    (folder / "link").symlink_to(folder / "folder")
+    (folder / "outputs/links").mkdir(parents=True)
+    (folder / "outputs/links/pre-fresh-parallel").symlink_to(folder / "folder")
+    with (folder / "sparse.txt").open("wb") as file:
+        file.truncate(3 << 29)
     os.mkfifo(folder / "pipe")
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files} | {
+    return {str(path): (path.open("rb").read(1 << 20), path.stat().st_mtime_ns) for path in files} | {
         str(path): (b"", 0) for path in folder.rglob("*") if path.is_dir() and path.name != "__pycache__"
     }
 
@@ -127,9 +134,10 @@ def test_a_bad_value_is_refused_by_key(overrides: str, key: str, changed: Callab
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_a_bad_value_refuses_the_command(part: int, refused: Refused) -> None:
-    for overrides, key in VALUES[part::4]:
+    """Every fourth of the values above, as a command."""
+    for overrides, key in VALUES[4 * part :: 8]:
         told = refused(*TINY, *overrides.split(" "))
         assert told.startswith(f"gpt_ablate: {key} = "), overrides
 

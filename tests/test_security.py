@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -171,14 +172,21 @@ def test_names_cannot_command_the_terminal(
     cell = study / "pre-fresh-parallel"
     for run in cell.iterdir():
         rewrite(run / "run.json", lambda record: record["config"].update(study="\x1b[2J", arm=None))
-        rewrite(run / "run.json", lambda record: record["axes"].update(norm="\x1b]0;owned\x07[red]"))
+        rewrite(run / "run.json", lambda record: record["axes"].update(norm="\x1b]0;owned\x07\x9b\u202e[red]"))
     cell.rename(study / "\x1b[31mred")
     for command in (report, status):
         monkeypatch.setattr("sys.argv", ["command", str(study)])
         command.main()
         told = capfd.readouterr()
         assert "\x1b" not in told.out + told.err
-        assert "\\x1b" in told.out
+        assert "\\u001b" in told.out
+    figures = [*(study / "figures").glob("*.svg")]
+    assert figures
+    for file in (*figures, *(study / name for name in ("report.html", "report.md", "results.csv", "report.json"))):
+        content = file.read_text(encoding="utf-8")
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", content), file
+        assert "owned" in content or file in figures
+    assert json.loads((study / "report.json").read_text())
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "\x1b[1mnowhere")])
     with pytest.raises(SystemExit):
         report.main()

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import registry
 from .config import Config, ReportConfig, flatten
-from .registry import Problem, UsageError, closest
+from .registry import Problem, Registry, UsageError, closest
 
 
 def _study(config: Config) -> list[Problem]:
@@ -150,6 +150,12 @@ def _report(config: Config) -> list[Problem]:
         for key in getattr(config.report, where) or ():
             if key not in known and key.partition(".")[0] not in (*registry.axis_names(), "init", "schedule"):
                 problems.append(Problem(f"report.{where}", key, "a key of the config", closest(key, known)))
+    for key, level in (config.report.baseline or {}).items():
+        if key in ("seed", "repeat"):
+            problems.append(Problem(f"report.baseline.{key}", level, "what cells differ in; these share their seeds"))
+        elif key in registry.axis_names() and level not in (variants := sorted(Registry.by_key[key].builders)):
+            allowed = f"one of {', '.join(variants)}"
+            problems.append(Problem(f"report.baseline.{key}", level, allowed, closest(level, variants)))
     return problems
 
 

@@ -46,6 +46,10 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
         raise
     except ValueError as error:  # what Hydra's parser did not foresee, such as model=null
         raise HydraException(str(error)) from error
+    except AttributeError as error:  # OmegaConf 2.3 on setting a null mapping, such as hydra.sweeper.params
+        if (key := re.search(r"full_key: (\S+)", str(error))) is None:
+            raise
+        raise UsageError([Problem(key[1], None, "a key that the command line can set")]) from error
     finally:
         GlobalHydra.instance().clear()
 

@@ -169,7 +169,7 @@ class Config(Section):
     def _gather_axes(cls, values: Any) -> Any:
         axes = registry.axis_names()
         rest = {key: value for key, value in values.items() if key not in axes}
-        return rest if "axes" in rest else rest | {"axes": {key: value for key, value in values.items() if key in axes}}
+        return rest | {"axes": {key: value for key, value in values.items() if key in axes}}
 
     def record(self) -> dict[str, Any]:
         """As plain values, in the layout of the YAML files."""
@@ -223,12 +223,16 @@ def resolve(composed: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
-        raise UsageError([Problem(error.full_key or "config", None, str(error.msg))]) from error
+        told = str(error.msg).partition("\n")[0]
+        raise UsageError([Problem(error.full_key or "config", None, told)]) from error
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items() if key != "hydra"}
     plugins = plain.get("plugins")
     importable = isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)
     problems = []
+    if "axes" in plain:
+        told = f"no such key (each axis is one of its own: {', '.join(registry.axis_names())})"
+        problems.append(Problem("axes", plain.pop("axes"), told))
     try:
         registry.load(plugins if isinstance(plugins, list) and importable else [])
     except UsageError as error:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .refusal import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -168,7 +170,7 @@ def _files(draw: Callable[[Theme], Figure], theme: Theme, png: bool = True) -> t
             figure.set_dpi(DOTS)
             to_png: Any = FigureCanvasAgg(figure)
             to_png.print_png(pixels, metadata={"Software": None})
-    return svg.getvalue(), pixels.getvalue()
+    return visible(svg.getvalue().decode()).encode(), pixels.getvalue()
 
 
 def decimated(x: Floats, y: Floats, points: int = POINTS) -> tuple[Floats, Floats]:

@@ -15,6 +15,7 @@ import orjson
 from .registry import Problem, UsageError
 
 _LONGEST_NAME = 255
+_LARGEST = 1 << 30
 _NAMES = "ENOSPC EDQUOT EROFS EACCES EPERM EIO ENOENT ENOTDIR ESTALE EMFILE ENFILE"
 _OF_THE_PLACE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
 
@@ -92,10 +93,21 @@ def tidy(folder: Path) -> None:
 
 
 def content_of(path: Path) -> bytes:
-    """The bytes of a file. Raises OSError for what is none: reading a pipe or a device might never end."""
+    """The bytes of a file, of as many as its size says: reading a pipe, a device or /proc might never end.
+
+    Raises OSError for what is no file, and for a file that could not be held in memory.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "not an ordinary file", str(path))
-    return path.read_bytes()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise OSError(
+                errno.EFBIG,
+                f"{size / 1e9:.3g} GB, more than the {_LARGEST / 1e9:.3g} GB that are read at once",
+                str(path),
+            )
+        return file.read(size)
 
 
 def read_json(path: Path) -> dict[str, Any]:

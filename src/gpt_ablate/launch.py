@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import shlex
 import sys
 import traceback
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file tells at once, as a terminal does
     console = Console()
-    parser = get_args_parser()
-    args = parser.parse_args()
     plan: Plan | None = None
+    args = _arguments()
     shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     try:
         with refusals():
@@ -68,6 +68,22 @@ def main() -> None:
         if plan is not None:
             print(f"To go on: {_command_again(plan)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _arguments() -> argparse.Namespace:
+    """The command line as Hydra reads it, flags and overrides in any order; exits with 2 for what it does not know."""
+    parser = get_args_parser()
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            args = parser.parse_intermixed_args()
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        say(told.getvalue().rpartition("error: ")[2].strip() + "; flags: --help, all of Hydra's: --hydra-help")
+        sys.exit(2)
+    sys.argv[1:] = [*(argument for argument in sys.argv[1:] if argument not in args.overrides), *args.overrides]
+    return args
 
 
 def _hand_over(plan: Plan) -> None:

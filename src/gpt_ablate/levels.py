@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from .refusal import visible
 from .registry import Problem, UsageError
 
 
@@ -28,7 +29,7 @@ def keys_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
 def level_of(record: Mapping[str, Any], key: str) -> str:
     """A run's value of an axis or a key, as its folder has it: for a group the option that was chosen."""
     if key in record["axes"]:
-        return str(record["axes"][key])
+        return visible(str(record["axes"][key]))
     value: Any = record["config"]
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -40,7 +41,7 @@ def level_of(record: Mapping[str, Any], key: str) -> str:
 
 def as_text(value: Any) -> str:
     """A level as text, a number always in the same way: 0, 0.0 and "0.0" are "0"."""
-    text = str(value)
+    text = visible(str(value))
     if not _is_number(text):
         return text
     number = float(text)

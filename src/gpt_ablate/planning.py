@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from . import fairness, launchers, registry
+from . import fairness, hydra_section, launchers, levels, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
 from .files import foreign_links, unusable, without_home, write_json
@@ -28,8 +28,6 @@ from .runs import STUDY_FILE, STUDY_LOCK, RunDirectory, find
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -37,6 +35,7 @@ class PlannedRun:
 
     config: Config
     directory: RunDirectory
+    overrides: list[str]
     fingerprint: str = ""
 
 
@@ -61,20 +60,27 @@ def make_plan(args: argparse.Namespace) -> Plan:
         loader = opened.config_loader
         if not (args.multirun or opened.get_mode(name, overrides) == RunMode.MULTIRUN):
             composed = loader.load_configuration(name, overrides, RunMode.RUN)
+            hydra_section.check(composed.hydra, multirun=False)
             run = _planned(composed, "run.dir")
             place = run.directory.path
             return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
+        hydra_section.check(master.hydra, multirun=True)
         launcher = launchers.check(master)
         additions = launchers.divide(master)
-        root = Path(_select(master, "sweep.dir")).expanduser().absolute()
-        if problems := [*filter(None, [unusable(root)]), *foreign_links(root / STUDY_LOCK, root / STUDY_FILE)]:
-            raise UsageError(problems)
-        if master.hydra.sweeper["_target_"] != _BASIC_SWEEPER:
+        root = Path(os.path.abspath(_folder(master, "sweep.dir")))
+        if problem := unusable(root):
+            raise UsageError([problem])
+        if links := foreign_links(root / STUDY_LOCK, root / STUDY_FILE):
+            raise UsageError(links)
+        if master.hydra.sweeper["_target_"] != hydra_section.BASIC_SWEEPER:
             return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, launcher)
         sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeps, *master.hydra.overrides.task])
-        keys = sorted({*(str(key) for key in master.cell_keys), *_swept_keys(given)})
+        hydra_section.few_enough(given)
+        if not OmegaConf.is_list(master.cell_keys):
+            raise UsageError([Problem("cell_keys", master.cell_keys, "a list of keys of the config")])
+        keys = sorted({*map(str, master.cell_keys), *_swept_keys(given)})
         additions.append(f"cell_keys=[{','.join(keys)}]")
         (jobs,) = BasicSweeper.split_arguments(given, None)
         runs, problems = [], []
@@ -152,13 +158,17 @@ def _planned(composed: DictConfig, *directory_keys: str) -> PlannedRun:
     with open_dict(task):
         del task["hydra"]
     config = resolve(task)
-    path = Path(*(_select(composed, key) for key in directory_keys)).expanduser()
-    return PlannedRun(config, RunDirectory(path.absolute()))
+    path = Path(*(_folder(composed, key) for key in directory_keys))
+    return PlannedRun(config, RunDirectory(path.absolute()), list(composed.hydra.overrides.task))
 
 
-def _select(composed: DictConfig, key: str) -> str:
+def _folder(composed: DictConfig, key: str) -> Path:
+    """The folder that one of Hydra's keys names. Raises UsageError if it names none."""
     HydraConfig.instance().set_config(composed)
-    return str(OmegaConf.select(composed, f"hydra.{key}"))
+    folder = str(OmegaConf.select(composed, f"hydra.{key}") or "")
+    if not folder.strip(". /"):
+        raise UsageError([Problem(f"hydra.{key}", folder, "a folder of its own")])
+    return Path(folder).expanduser()
 
 
 def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
@@ -173,6 +183,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     places: dict[Path, PlannedRun] = {}
     checked, recipes = [], []
     for run in runs:
+        problems += hydra_section.misplaced(run.directory.path, study) if study else []
         first = places.setdefault(run.directory.path, run)
         if first is not run:
             keys = _differing(first.config, run.config)
@@ -181,7 +192,9 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
         try:
             corpus = data.load(run.config)
             fingerprint = execution.fingerprint(run.config, corpus)
-            recipes.append(_recipe(run.directory, run.config.record(), corpus.sha256))
+            axes = {axis: variant.name for axis, variant in run.config.axes.items()}
+            record = {"config": run.config.record(), "axes": axes, "overrides": run.overrides}
+            recipes.append(_recipe(run.directory, record | {"data": {"sha256": corpus.sha256}}))
             if run.config.trainer.resume != "restart":
                 run.directory.check(fingerprint, run.config)
             problems += checks.batch_memory(run.config)
@@ -192,7 +205,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     if problems:
         raise UsageError(problems)
     if study is not None:
-        _check_fairness(recipes, study)
+        _check_fairness(recipes, study, dict(runs[0].config.report.baseline))
     return checked
 
 
@@ -205,19 +218,23 @@ class _Recipe:
     record: dict[str, Any]
 
 
-def _recipe(directory: RunDirectory, config: dict[str, Any], sha256: Any) -> _Recipe:
-    record = {"config": config, "data": {"sha256": sha256}}
+def _recipe(directory: RunDirectory, record: dict[str, Any]) -> _Recipe:
     return _Recipe(directory.name, directory.path.parent.name, record)
 
 
-def _check_fairness(planned: list[_Recipe], study: Path) -> None:
-    """Raise UsageError if the planned runs and those of the study differ in what no launch varies."""
+def _check_fairness(planned: list[_Recipe], study: Path, baseline: dict[str, Any]) -> None:
+    """Raise UsageError if the planned runs and those of the study differ in what no launch varies.
+
+    So it is if the baseline that is asked for would be none of their levels.
+    """
     names = {recipe.name for recipe in planned}
-    there = [(run, run.record()) for run in find(study)]
-    recorded = [_recipe(run, record["config"], record["data"]["sha256"]) for run, record in there]
+    recorded = [_recipe(run, run.record()) for run in find(study)]
     together = [*(recipe for recipe in recorded if recipe.name not in names), *planned]
     swept = {key for recipe in together for key in recipe.record["config"].get("cell_keys", [])}
     fairness.check(together, [*registry.axis_names(), *sorted(swept), "arm"])
+    keys = levels.keys_of([recipe.record for recipe in together])
+    cells = [{key: levels.level_of(recipe.record, key) for key in keys} for recipe in together]
+    levels.factors_of(cells, baseline)
 
 
 def _differing(one: Config, other: Config) -> list[str]:

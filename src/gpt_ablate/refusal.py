@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .files import lies_with_the_place
 from .registry import UsageError
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @contextmanager
@@ -38,11 +41,11 @@ def say(message: str) -> None:
 
 
 def visible(text: str) -> str:
-    """`text` with control characters written out: a name from a stranger's folder may hold a terminal's commands."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    """`text` with control characters written as \\u001b, in JSON too: a stranger's names may command a terminal.
+
+    So are those that turn the direction of writing, by which a page shows another text than it holds (Unicode TR 36).
+    """
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def place_told(error: OSError) -> str:

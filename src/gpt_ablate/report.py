@@ -92,16 +92,18 @@ def _files(
         files |= {f"figures/{plate.name}.svg": drawing.light, f"figures/{plate.name}.png": drawing.png}
         figures[plate.name] = drawing.png
         drawn.append((plate, drawing))
-    files["results.csv"] = _csv(study.rows(runs)).encode()
-    files["report.md"] = pages.markdown(report, runs, plates).encode()
-    files["report.html"] = pages.html(report, runs, drawn).encode()
-    files["report.json"] = (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    return files, figures
+    texts = {
+        "results.csv": _csv(study.rows(runs)),
+        "report.md": pages.markdown(report, runs, plates),
+        "report.html": pages.html(report, runs, drawn),
+        "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    return files | {name: visible(text).encode() for name, text in texts.items()}, figures
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -124,13 +124,16 @@ class RunDirectory:
         where = str(self.path)
         if problem := unusable(self.path):
             raise UsageError([problem])
-        if links := foreign_links(*(entry for place in (self.path, self.checkpoints) for entry in place.glob("*"))):
+        below = (entry for place in (self.path, self.checkpoints) for entry in place.glob("*"))
+        if links := foreign_links(self.path, *below):
             raise UsageError(links)
         if self.busy():
             raise UsageError([self._taken()])
         if not self.run_file.exists():
             if self.metrics_file.exists() or self.result_file.exists():
                 raise UsageError([Problem("run directory", where, "holds a run without its run.json; move it away")])
+            if other := next(find(self.path), None):
+                raise UsageError([Problem("run directory", where, f"a folder of its own; {other.path} lies in it")])
             return
         there = self.record()
         if there["fingerprint"] != fingerprint:

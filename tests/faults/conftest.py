@@ -25,6 +25,15 @@ def start() -> Iterator[Start]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        running: list[Launch] = []
+
+        def end() -> None:
+            """Whatever became of the test that started it, no launch outlives it."""
+            for launch in running:
+                if launch.code is None:
+                    launch.kill()
+                    launch.wait()
+            running.clear()
 
         def begin(
             folder: Path,
@@ -35,6 +44,7 @@ def start() -> Iterator[Start]:
         ) -> Launch:
             assert process.stdin is not None
             assert process.stdout is not None
+            end()
             (folder / "text.txt").write_text(TEXT)
             output = folder / "told"
             output.unlink(missing_ok=True)
@@ -43,9 +53,11 @@ def start() -> Iterator[Start]:
             asked = {"arguments": [*flags, *RUN, *keys], "folder": str(folder), "output": str(output)}
             asked |= {"kill_at": kill_at, "full_from": full_from, "memory": memory}
             print(json.dumps(asked), file=process.stdin, flush=True)
-            return Launch(int(process.stdout.readline()), output, process.stdout)
+            running.append(Launch(int(process.stdout.readline()), output, process.stdout))
+            return running[-1]
 
         yield begin
+        end()
         process.stdin.close()
 
 

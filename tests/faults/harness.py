@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,17 @@ class Launch:
     pid: int
     output: Path
     answers: IO[str]
+    code: int | None = None
+
+    def kill(self) -> None:
+        """kill -9; does nothing to one that has ended."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> tuple[int, str]:
         """Its exit code (negative: the signal that ended it) and what it printed."""
-        return int(self.answers.readline()), self.output.read_text()
+        if self.code is None:
+            self.code = int(self.answers.readline())
+        return self.code, self.output.read_text()
 
 
 Start = Callable[..., Launch]

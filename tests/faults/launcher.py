@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import scipy.linalg  # noqa: F401  its OpenBLAS waits without end where it finds no memory while it is loaded
 import torch
 import torch._dynamo  # an optimiser imports it, which takes a second
 import torch.utils.flop_counter
@@ -32,14 +33,18 @@ def main() -> None:
     torch.set_num_threads(1)
     registry.load()
     tokenizer.gpt2()
+    child = None
     for line in sys.stdin:
+        if child:  # only now: until then its number stays its own, so that a late signal meets no other process
+            os.waitpid(child, 0)
         request = json.loads(line)
         child = os.fork()
         if not child:
             _be(request)
         print(child, flush=True)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        print(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, flush=True)
 
 
 def _be(request: dict[str, Any]) -> None:

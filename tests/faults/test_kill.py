@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -34,13 +33,14 @@ def test_killed_at_a_random_moment(
     start(tmp_path / "timed").wait()
     lasts = time.monotonic() - began
     draws = random.Random(part)
-    for i in range(times):
-        folder = tmp_path / str(i)
+    killed = 0
+    while killed < times:
+        folder = tmp_path / str(time.monotonic_ns())
         folder.mkdir()
         launch = start(folder)
         time.sleep(lasts * draws.random())
-        os.kill(launch.pid, signal.SIGKILL)
-        launch.wait()
+        launch.kill()
+        killed += launch.wait()[0] == -signal.SIGKILL
         assert go_on(start, folder) == whole
 
 
