@@ -22,7 +22,7 @@ from gpt_ablate.model import GPT
 from gpt_ablate.registry import UsageError
 from gpt_ablate.runs import RunDirectory
 
-VARIANTS = list(itertools.product(("pre", "post"), ("fresh", "clone"), ("looped", "parallel")))
+VARIANTS = [*itertools.product(("pre", "post"), ("fresh", "clone"), ("looped", "parallel")), ("pre", "fresh", "sdpa")]
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ def test_help_and_cfg_need_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for group in (
-        "attention: looped, parallel",
+        "attention: looped, parallel, sdpa",
         "layers: clone, fresh",
         "norm: post, pre",
         "schedule: constant, cosine, warmup",

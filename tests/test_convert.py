@@ -95,7 +95,7 @@ def in_our_names(theirs: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", LIMIT)
-@pytest.mark.parametrize("attention", ["looped", "parallel"])
+@pytest.mark.parametrize("attention", ["looped", "parallel", "sdpa"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_weights_of_hugging_face_give_its_logits_and_gradients(

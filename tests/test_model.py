@@ -92,7 +92,7 @@ def encoder_layer(block: nn.Module, norm: str, eps: float) -> nn.TransformerEnco
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("attention", ["looped", "parallel"])
+@pytest.mark.parametrize("attention", ["looped", "parallel", "sdpa"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_a_block_is_torchs_encoder_layer(
     norm: str, attention: str, dtype: torch.dtype, configure: Callable[..., Config]
@@ -132,23 +132,25 @@ def test_the_model_is_embeddings_torchs_layers_and_a_head(norm: str, configure: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", ["true", "false"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_looped_and_parallel_attention_agree(
-    norm: str, bias: str, dtype: torch.dtype, configure: Callable[..., Config]
+@pytest.mark.parametrize("attention", ["parallel", "sdpa"])
+def test_all_attentions_agree(
+    attention: str, norm: str, bias: str, dtype: torch.dtype, configure: Callable[..., Config]
 ) -> None:
     shape = [*SMALL, f"norm={norm}", f"model.qkv_bias={bias}"]
     looped = scrambled(configure("attention=looped", *shape), dtype)
-    parallel = GPT(configure("attention=parallel", *shape), VOCAB).to(dtype)
-    theirs = parallel.state_dict()
+    model = GPT(configure(f"attention={attention}", *shape), VOCAB).to(dtype)
+    theirs = model.state_dict()
     assert [(name, value.shape) for name, value in looped.state_dict().items()] == [
         (name, value.shape) for name, value in theirs.items()
     ]
-    parallel.load_state_dict(looped.state_dict())
+    model.load_state_dict(looped.state_dict())
+    assert flops_per_token(model) == flops_per_token(looped)
     tokens, targets = tokens_of(2, 12), tokens_of(2, 12, seed=1)
-    logits = [model(tokens) for model in (looped, parallel)]
+    logits = [each(tokens) for each in (looped, model)]
     assert_same(*logits, dtype)
     for one in logits:
         F.cross_entropy(one.flatten(0, 1), targets.flatten()).backward()
-    for (name, one), other in zip(looped.named_parameters(), parallel.parameters(), strict=True):
+    for (name, one), other in zip(looped.named_parameters(), model.parameters(), strict=True):
         assert_same(one.grad, other.grad, dtype, name)
 
 

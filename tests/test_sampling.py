@@ -14,7 +14,7 @@ from gpt_ablate.config import Config, SamplingConfig
 from gpt_ablate.generation import draw, generate, sample_text, stream_text
 from gpt_ablate.model import GPT
 
-VARIANTS = list(itertools.product(("pre", "post"), ("fresh", "clone"), ("looped", "parallel")))
+VARIANTS = [*itertools.product(("pre", "post"), ("fresh", "clone"), ("looped", "parallel")), ("pre", "fresh", "sdpa")]
 CONTEXT, VOCABULARY = 8, 31
 
 

@@ -94,3 +94,21 @@ class ParallelAttention(CausalSelfAttention):
             cache.advance(tokens)
         heads = self.attend(q, k, v)
         return self.out(heads.transpose(1, 2).reshape(batch, tokens, d_model))
+
+
+@attentions.register("sdpa")
+class SdpaAttention(ParallelAttention):
+    """PyTorch's fused kernels, which keep no (T, T) weights where they can (Dao et al. 2022, FlashAttention)."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As in the other variants. Dropout draws in another order than theirs."""
+        queries, keys = q.shape[-2], k.shape[-2]
+        mask = None
+        if 1 < queries < keys:  # some, but not all, of a cached context: is_causal would take the last key for a later
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        return F.scaled_dot_product_attention(
+            *(q, k, v),
+            attn_mask=mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+            is_causal=queries == keys,
+        )
