@@ -29,7 +29,7 @@ def profiled(configure: Callable[..., Config]) -> Callable[..., dict[str, Any]]:
 
 
 def test_saved_bytes_are_those_of_the_formulas(profiled: Callable[..., dict[str, Any]]) -> None:
-    """An MLP keeps its input and the hidden layer before and after GELU; the head its input; the loss log-probabilities."""
+    """An MLP keeps its input and both sides of GELU; the head its input; the loss log-probabilities."""
     parts = profiled("attention=parallel")["parts"]
     activations = B * T * D * FLOAT
     assert parts["mlp"]["saved_bytes"] == LAYERS * (1 + 4 + 4) * activations
