@@ -14,6 +14,7 @@ HAS_TOOLS = bool(shutil.which("buildah") and shutil.which("debootstrap"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # the fast tests run in it once more
 @pytest.mark.skipif(os.geteuid() != 0 or not HAS_TOOLS, reason="needs root, buildah and debootstrap")
 def test_image_tests_and_trains_as_a_user() -> None:
     process = subprocess.run([SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
