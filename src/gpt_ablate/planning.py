@@ -65,8 +65,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
             place = run.directory.path
             return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
-        hydra_section.check(master.hydra, multirun=True)
         launcher = launchers.check(master)
+        hydra_section.check(master.hydra, multirun=True)
         additions = launchers.divide(master)
         root = Path(os.path.abspath(_folder(master, "sweep.dir")))
         if problem := unusable(root):
