@@ -29,6 +29,8 @@ Refused = Callable[..., str]
 PLUGINS = {
     "raises": "raise RuntimeError('not today')",
     "leaves": "import sys\nsys.exit('bye')",
+    "number": "from gpt_ablate.axes.norm import norms\nnorms.register('number')(5)",
+    "unread": "from gpt_ablate.axes.norm import norms\n@norms.register('unread')\ndef f(*, eps: 'Nope'): ...",
     "torn": "def broken(:",
     "twice": "from gpt_ablate.axes.norm import norms, PreNorm\nnorms.register('pre')(PreNorm)",
 }
@@ -77,6 +79,9 @@ def furnish(folder: Path) -> None:
         "headless/metrics.jsonl": b"",
         "linked/run.json": b"{}",
         "runs/one/run.json": b"{}",
+        "torn/torn/syntax.yaml": b"a: {b: 1",
+        "torn/torn/object.yaml": b"a: !!python/object/apply:os.system [touch owned]",
+        "torn/torn/deep.yaml": b"a: " + 3000 * b"[" + 3000 * b"]",
         "hostile/hostile/logging.yaml": b"# @package hydra.job_logging\nfilters: {x: {(): os.system}}\n",
     }
     contents |= {f"{name}.py": source.encode() for name, source in PLUGINS.items()}

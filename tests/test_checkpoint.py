@@ -163,23 +163,26 @@ def test_an_absurd_rate_diverges_and_is_recorded(watch: str, small: Callable[...
     assert len(losses(directory)) == 1
 
 
+@pytest.mark.parametrize(
+    ("raised", "told"), [(RuntimeError("no such luck"), "no such luck"), (SystemExit(0), "asked Python to exit")]
+)
 def test_a_failure_is_recorded_and_can_be_mended(
-    small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raised: BaseException, told: str, small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(PreNorm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise RuntimeError("no such luck")
+            raise raised
 
     monkeypatch.setitem(norms.builders, "broken", Broken)
     Broken.__init__.__annotations__.clear()
     monkeypatch.setattr(norms, "parameters", lambda name: {"eps": float})
     config = small("norm.name=broken", "trainer.max_steps=1")
-    with pytest.raises(RuntimeError, match="no such luck"):
+    with pytest.raises(RuntimeError, match=told):
         train(config, tmp_path / "run")
     record = RunDirectory(tmp_path / "run").record()
     assert record["status"] == "failed"
     assert "Traceback" in record["error"]
-    assert "no such luck" in record["error"]
+    assert type(raised).__name__ in record["error"]
     assert record["end"] is not None
     monkeypatch.setitem(norms.builders, "broken", PreNorm)
     record = train(config, tmp_path / "run").record()

@@ -42,7 +42,8 @@ def test_nothing_in_the_source_runs_what_a_file_says() -> None:
             if isinstance(node, ast.Import):
                 assert not {alias.name.partition(".")[0] for alias in node.names} & modules, where
             if isinstance(node, ast.ImportFrom):
-                assert (node.module or "").partition(".")[0] not in modules, where
+                harmless = [alias.name for alias in node.names] == ["YAMLError"]
+                assert harmless or (node.module or "").partition(".")[0] not in modules, where
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, where
 

@@ -55,6 +55,16 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) 
             study.read(root)
 
 
+def test_a_line_of_a_loss_without_a_time_has_no_place_among_the_times(tmp_path: Path) -> None:
+    root = make_study(tmp_path / "s", NORMS)
+    run = study.read(root).runs[0]
+    with run.directory.metrics_file.open("a") as file:
+        file.write('{"step": 1000000, "tokens": 1, "train/loss": 1e300}\n')
+    curves = study.read(root).runs[0].curves
+    assert len(curves["train/loss"].steps) == len(run.curves["train/loss"].steps) + 1
+    assert len(curves["seconds"].steps) == len(curves["seconds"].values) == len(run.curves["seconds"].steps)
+
+
 def test_factors_have_the_baseline_first(tmp_path: Path) -> None:
     cells = {"norm": ["post", "pre"], "optimizer.lr": [0.01, 0.001, 0.0001], "layers": ["clone"]}
     default = study.read(make_study(tmp_path / "a", cells, seeds=[0]))

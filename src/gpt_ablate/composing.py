@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from . import registry
 from .config import flatten
@@ -44,6 +45,9 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
         yield Hydra.create_main_hydra2("gpt_ablate", search_path)
     except UsageError:
         raise
+    except (YAMLError, RecursionError) as error:
+        told = " ".join(str(error).split())
+        raise UsageError([Problem("--config-dir", config_dir, f"configs in plain YAML ({told})")]) from error
     except ValueError as error:  # what Hydra's parser did not foresee, such as model=null
         raise HydraException(str(error)) from error
     except AttributeError as error:  # OmegaConf 2.3 on setting a null mapping, such as hydra.sweeper.params

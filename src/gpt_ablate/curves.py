@@ -32,10 +32,10 @@ def read(directory: RunDirectory) -> dict[str, Curve]:
     try:
         curves = {key: _curve(lines, key) for key in KEYS}
         # tokens / step is the same for every step of a run, so this is the time of each step
-        seconds = [
-            line["tokens"] / line["step"] / line["tokens_per_second"] for line in lines if "tokens_per_second" in line
-        ]
-        curves["seconds"] = Curve(curves["train/loss"].steps, np.cumsum(np.array(seconds, dtype=np.float64)))
+        timed = [line for line in lines if "tokens_per_second" in line]
+        seconds = [line["tokens"] / line["step"] / line["tokens_per_second"] for line in timed]
+        steps = np.array([line["step"] for line in timed], dtype=np.int64)
+        curves["seconds"] = Curve(steps, np.cumsum(np.array(seconds, dtype=np.float64)))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise _damage(directory, lines) from error
     return {key: curve for key, curve in curves.items() if len(curve.steps)}

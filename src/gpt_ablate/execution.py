@@ -68,9 +68,11 @@ def run(
             directory.update(total_steps=trainer.total_steps)
             _say(console, directory, _beginning(earlier, saved))
             result = trainer.train()
-        except Exception:
+        except (Exception, SystemExit) as error:
             with suppress(OSError, UsageError):  # where no record can be written, the exception is all there is to tell
                 directory.update(status="failed", end=runs.now(), error=files.without_home(traceback.format_exc()))
+            if isinstance(error, SystemExit):
+                raise RuntimeError("the run's code asked Python to exit") from error
             raise
         directory.update(status=result["status"], end=runs.now())
         files.write_json(directory.result_file, result)

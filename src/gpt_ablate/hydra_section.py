@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 MOST_RUNS = 10_000
 """Runs of one launch: a range that is longer was not meant, and all are checked before the first starts."""
+_NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}
 _LEFT_ALONE: dict[str, Any] = {
+    "hydra_logging": _NO_LOGGING,  # handlers name classes and files anywhere
+    "job_logging": _NO_LOGGING,
     "callbacks": {},  # they would be a second way to run a user's code, beside plugins
     "output_subdir": None,
     "job.chdir": None,
@@ -38,9 +41,6 @@ def check(section: DictConfig, multirun: bool) -> None:
         for key, default in _LEFT_ALONE.items()
         if (value := _plain(section, key)) != default
     ]
-    for key in ("hydra_logging", "job_logging"):
-        if any(isinstance(each, dict) and "()" in each for each in _values(_plain(section, key))):
-            problems.append(Problem(f"hydra.{key}", "()", "no code may be named here"))
     if multirun:
         problems += [*_plugin(section, "launcher", Launcher), *_plugin(section, "sweeper", Sweeper)]
         problems += _basic_sweeper(section)
@@ -51,12 +51,6 @@ def check(section: DictConfig, multirun: bool) -> None:
 def _plain(section: DictConfig, key: str) -> Any:
     value = OmegaConf.select(section, key)
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-
-
-def _values(tree: Any) -> Iterator[Any]:
-    yield tree
-    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _values(below)
 
 
 def _plugin(section: DictConfig, key: str, kind: type) -> list[Problem]:

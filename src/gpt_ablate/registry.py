@@ -65,6 +65,8 @@ class Registry(Generic[Builder]):
         """
 
         def add(builder: Builder) -> Builder:
+            if not callable(builder):
+                raise TypeError(f"{self.key}={name} is {builder!r}, which cannot be called")
             if name in self.builders:
                 raise ValueError(f"{self.key}={name} is registered twice")
             self.builders[name] = builder
@@ -91,7 +93,10 @@ class Registry(Generic[Builder]):
             guess = closest(name, choices)
             choices.sort(key=lambda choice: choice != guess)
             return [Problem(f"{self.key}.name", name, f"one of {', '.join(choices)}", guess)]
-        accepted = self.parameters(name)
+        try:
+            accepted = self.parameters(name)
+        except (NameError, TypeError, ValueError) as error:
+            return [Problem(f"{self.key}.name", name, f"a builder whose parameters can be read ({error})")]
         listed = ", ".join(sorted(accepted)) or "none"
         problems = []
         for key, value in node.items():
@@ -151,7 +156,7 @@ def load(plugins: Iterable[str] = ()) -> None:
         try:
             importlib.import_module(plugin)
         except (Exception, SystemExit) as error:
-            reason = f"a module that can be imported ({type(error).__name__}: {error})"
+            reason = f"a module that can be imported ({type(error).__name__}: {' '.join(str(error).split())})"
             problems.append(Problem("plugins", plugin, reason))
     if problems:
         raise UsageError(problems)
