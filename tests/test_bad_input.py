@@ -201,10 +201,12 @@ def test_any_text_on_the_command_line_is_refused_in_order(key: str, text: str, r
     refused(*TINY, "trainer.max_epochs=0", f"{key}={text}")
 
 
-SLOW_NAMES = [pytest.param(name, marks=pytest.mark.slow) for name in ("größe", "実験", 'x="1"', "$HOME", "%20", "a,b")]
+SLOW_NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("it's", "größe", "実験", 'x="1"', "$HOME", "%20", "a,b")
+]
 
 
-@pytest.mark.parametrize("name", ["a b", "it's", "emoji 🐑", *SLOW_NAMES])
+@pytest.mark.parametrize("name", ["emoji 🐑 b", *SLOW_NAMES])
 def test_names_of_all_kinds_are_good_input(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

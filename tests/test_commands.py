@@ -123,6 +123,7 @@ def test_a_failure_ends_a_launch_that_asks_for_it(train: Command, tmp_path: Path
     assert "Not started: 1" in told
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_tried_again(train: Command, tmp_path: Path, broken_norm: Path) -> None:
     assert train(*SWEEP_THAT_FAILS)[0] == 1
     mended = BROKEN.replace('raise RuntimeError("no such luck")', "super().__init__(*parts, eps=eps)")
@@ -169,6 +170,7 @@ def test_what_a_study_asks_stays_when_a_launch_declares_nothing(train: Command, 
     assert json.loads(file.read_text())["report"]["question"] == "What?"
 
 
+@pytest.mark.slow
 def test_seeds_of_another_recipe_do_not_join_a_study(train: Command, tmp_path: Path) -> None:
     assert train("--multirun", "norm=pre", "seed=0", "study=s")[0] == 0
     before = records(tmp_path)
