@@ -98,10 +98,10 @@ class _Step:
 
 
 def profile(config: Config, repeats: int = 3) -> dict[str, Any]:
-    """One step of `config` on random tokens: `parts` and `passes` of it, bytes, FLOPs and seconds (medians).
+    """One training step of `config` on random tokens, as a whole and by part: bytes, FLOPs, seconds (medians).
 
     Saved bytes are what autograd keeps between forward and backward, weights apart, counted at the part that saved a
-    storage first. Peaks are of the tensors alive at once above weights, gradients and optimiser state alike.
+    storage first. Peaks are of the tensors alive at once beside weights and optimiser state; a step's has gradients.
     """
     step = _Step(config)
     for _ in step.run():  # so that optimiser state is there
@@ -147,20 +147,19 @@ def _inside(model: nn.Module, parts: dict[str, str]) -> Iterator[list[str]]:
     """The part whose forward runs now, innermost last."""
     stack = [REST]
     hooks = []
+
+    def leave(*_: object) -> None:  # what a forward hook returns would take the output's place
+        stack.pop()
+
     for name, module in model.named_modules():
         if name in parts:
-            part = parts[name]
-            hooks.append(module.register_forward_pre_hook(lambda *_, part=part: stack.append(part)))
-            hooks.append(module.register_forward_hook(lambda *_: _leave(stack)))
+            hooks.append(module.register_forward_pre_hook(lambda *_, part=parts[name]: stack.append(part)))
+            hooks.append(module.register_forward_hook(leave))
     try:
         yield stack
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _leave(stack: list[str]) -> None:
-    stack.pop()
 
 
 def _saved(step: _Step, parts: dict[str, str]) -> dict[str, int]:
