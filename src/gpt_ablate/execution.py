@@ -46,7 +46,12 @@ def run(
         if directory.finished():
             return _finished_already(directory, console)
     path.mkdir(parents=True, exist_ok=True)
-    with directory.lock(), process.threads(config.trainer.threads), process.threads_fail_quietly():
+    with (
+        directory.lock(),
+        process.threads(config.trainer.threads),
+        process.threads_fail_quietly(),
+        process.memory_kept(),
+    ):
         if config.trainer.resume != "restart" and directory.finished():  # while this process waited
             return _finished_already(directory, console)
         earlier = directory.record() if directory.run_file.exists() else {}

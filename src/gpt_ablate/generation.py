@@ -30,10 +30,10 @@ def generate(model: GPT, prompt: list[int], settings: SamplingConfig, generator:
         fresh = torch.tensor([ids], device=device)
         for _ in range(settings.max_new_tokens):
             if cache[0].length + fresh.shape[1] <= window:
-                logits = model(fresh, cache)[0, -1]
+                features = model.features(fresh, cache)
             else:
-                logits = model(torch.tensor([ids[-window:]], device=device))[0, -1]
-            token = draw(logits, settings, generator)
+                features = model.features(torch.tensor([ids[-window:]], device=device))
+            token = draw(model.head(features[0, -1]), settings, generator)
             yield token
             ids.append(token)
             fresh = torch.tensor([[token]], device=device)

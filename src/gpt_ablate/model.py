@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,12 +65,16 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
         """Logits (B, T, V) for tokens (B, T); with a cache, of the tokens after those cached."""
+        return self.head(self.features(tokens, cache))
+
+    def features(self, tokens: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
+        """What the head reads, (B, T, D), for tokens (B, T)."""
         start = cache[0].length if cache else 0
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         for i, layer in enumerate(self.layers):
             x = layer(x, cache[i] if cache else None)
-        return self.head(self.final_norm(x))
+        return self.final_norm(x)
 
     def new_cache(self, batch: int) -> list[LayerCache]:
         """An empty key-value cache for `batch` sequences of up to the context length."""
@@ -85,12 +87,17 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def loss_per_token(
-    model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, reduction: str = "mean"
-) -> Tensor:
+LOSS_TOKENS = 256
+"""Tokens whose logits are in memory at once."""
+
+
+def loss_per_token(model: GPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of (B, T) targets in nats, reduced over all tokens."""
-    logits = model(inputs)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+    features, targets = model.features(inputs).flatten(0, 1), targets.flatten()
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type):  # the other knows neither
+        return F.cross_entropy(model.head(features).float(), targets, reduction=reduction)
+    few_at_once = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_TOKENS)
+    return F.linear_cross_entropy(features, model.head.weight, targets, reduction=reduction, options=few_at_once)
 
 
 def flops_per_token(model: GPT) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -35,6 +37,30 @@ def threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_MALLOC_USUAL = {_M_TRIM_THRESHOLD: 128 * 1024, _M_MMAP_MAX: 65536}
+
+
+@contextmanager
+def memory_kept() -> Iterator[None]:
+    """Have glibc keep what one step frees for the next, since the system clears every page it gives; elsewhere nothing.
+
+    benchmarks/README.md says what it gives.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        for option, value in _MALLOC_USUAL.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import statistics
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +22,8 @@ from . import devices
 from .config import Config
 from .model import GPT, loss_per_token
 
-REST = "loss"
-"""What happens outside every part: the loss, the sum of the embeddings, and a layer's additions, which keep nothing."""
+REST = "head and loss"
+"""What happens outside every part: these two, the sum of the embeddings, and a layer's additions, which keep nothing."""
 PASSES = ("forward", "backward", "optimiser")
 
 
@@ -32,18 +32,21 @@ def parts_of(model: nn.Module) -> dict[str, str]:
     parts = {}
     for name, _ in model.named_modules():
         levels = [level for level in name.split(".") if not level.isdigit()]
-        if len(levels) > 1 or (name and levels[0] != "layers"):
+        if len(levels) > 1 or levels[0] not in ("", "layers", "head"):
             parts[name] = levels[1] if levels[0] == "layers" else levels[0]
     return parts
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations return, while they live; what kernels use inside is not seen."""
+    """Counts the bytes of the tensors that operations return, while they live; what kernels use inside is not seen.
 
-    def __init__(self) -> None:
+    Views of `there` are not counted: these were alive before.
+    """
+
+    def __init__(self, there: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._known: set[int] = set()
+        self._known = {tensor.untyped_storage()._cdata for tensor in there}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -92,6 +95,11 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
         yield PASSES[2]
 
+    def tensors(self) -> list[Tensor]:
+        """What is alive before a step begins: weights, optimiser state, batch."""
+        state = [value for its in self.optimizer.state.values() for value in its.values()]
+        return [*self.model.parameters(), *state, *self.batch]
+
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -100,8 +108,8 @@ class _Step:
 def profile(config: Config, repeats: int = 3) -> dict[str, Any]:
     """One training step of `config` on random tokens, as a whole and by part: bytes, FLOPs, seconds (medians).
 
-    Saved bytes are what autograd keeps between forward and backward, weights apart, counted at the part that saved a
-    storage first. Peaks are of the tensors alive at once beside weights and optimiser state; a step's has gradients.
+    Saved bytes are what is kept between forward and backward, weights apart, counted at the part that saved a storage
+    first; at head and loss also what they compute ahead, the gradient of the head's weights. Peaks are of the tensors alive at once beside weights and optimiser state; a step's has gradients.
     """
     step = _Step(config)
     for _ in step.run():  # so that optimiser state is there
@@ -163,20 +171,21 @@ def _inside(model: nn.Module, parts: dict[str, str]) -> Iterator[list[str]]:
 
 
 def _saved(step: _Step, parts: dict[str, str]) -> dict[str, int]:
-    weights = {p.untyped_storage().data_ptr() for p in step.model.parameters()}
+    there = {tensor.untyped_storage().data_ptr() for tensor in step.tensors()}
     kept: dict[int, Tensor] = {}
     saved: dict[str, int] = defaultdict(int)
     with _inside(step.model, parts) as stack:
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights and storage.data_ptr() not in kept:
+            if storage.data_ptr() not in there and storage.data_ptr() not in kept:
                 kept[storage.data_ptr()] = tensor  # alive, or its address might come again
                 saved[stack[-1]] += storage.nbytes()
             return tensor
 
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
+        with _Live(step.tensors()) as live, saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = step.forward()
+    saved[REST] += live.now - loss.element_size() - sum(saved.values())  # by fused kernels, out of the hook's sight
     loss.backward()
     step.optimizer.zero_grad(set_to_none=True)
     return saved
@@ -184,7 +193,7 @@ def _saved(step: _Step, parts: dict[str, str]) -> dict[str, int]:
 
 def _peaks(step: _Step) -> dict[str, int]:
     peaks = {}
-    with _Live() as live:
+    with _Live(step.tensors()) as live:
         for name in step.run():
             peaks[name], live.peak = live.peak, live.now
     return peaks

@@ -54,7 +54,7 @@ class Trainer:
         self.device = devices.pick(config.trainer.device)
         self.peak_is_of_run = devices.reset_peak_memory(self.device)
         self.model = GPT(config).to(self.device)
-        self.forward = torch.compile(self.model) if self.settings.compile else self.model
+        self.loss = torch.compile(loss_per_token) if self.settings.compile else loss_per_token
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optimizer.lr,
@@ -158,7 +158,7 @@ class Trainer:
         loss = 0.0
         for windows in self._batch(step).chunk(self.settings.accumulate):
             with self._autocast():
-                part = loss_per_token(self.forward, *self.corpus.train.batch(windows, self.device))
+                part = self.loss(self.model, *self.corpus.train.batch(windows, self.device))
             part = part / self.settings.accumulate
             part.backward()
             loss += part.item()
@@ -204,7 +204,7 @@ class Trainer:
         total = 0.0
         for chunk in windows.split(size):
             with self._autocast():
-                loss = loss_per_token(self.forward, *split.batch(chunk, self.device), reduction="sum")
+                loss = self.loss(self.model, *split.batch(chunk, self.device), reduction="sum")
             total += loss.item()
         return total / (len(windows) * split.context)
 

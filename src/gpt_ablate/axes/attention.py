@@ -53,10 +53,11 @@ class CausalSelfAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Causal softmax(q k^T / sqrt(D/H)) v; the last query belongs to the last key."""
-        scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)
-        queries, keys = scores.shape[-2:]
-        future = torch.ones(queries, keys, dtype=torch.bool, device=q.device).triu(keys - queries + 1)
-        weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)
+        queries, keys = q.shape[-2], k.shape[-2]
+        future = q.new_full((queries, keys), -math.inf).triu(keys - queries + 1)
+        q, k = q.flatten(0, -3), k.flatten(0, -3).transpose(1, 2)
+        scores = torch.baddbmm(future, q, k, alpha=1 / math.sqrt(self.head_dim))  # future + q k^T / sqrt, in one pass
+        weights = scores.softmax(dim=-1).view(*v.shape[:-2], queries, keys)
         return self.dropout(weights) @ v
 
 

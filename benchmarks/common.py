@@ -1,0 +1,94 @@
+"""What every benchmark needs: workers in processes of their own, in turn; the machine; a CSV; what got worse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess  # noqa: S404 - benchmarks start the programs they measure
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+NOISE = 1.05
+"""A ratio that moves by less than this factor between two recordings is not pointed out."""
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def in_turn(rounds: int, names: Sequence[str], measure: Callable[[str], dict[str, Any]]) -> dict[str, list[Any]]:
+    """`rounds` measurements of each name, so interleaved that a slow minute of the machine falls on all alike."""
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for i in range(rounds):
+        shift = i % len(names)
+        for name in [*names[shift:], *names[:shift]]:
+            found[name].append(measure(name))
+            print(f"round {i + 1}/{rounds}  {name}: {json.dumps(found[name][-1])}", flush=True)
+    return found
+
+
+def worker(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """What `python -m <module> <arguments>` prints as JSON in its last line. Raises CalledProcessError if it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine(packages: Iterable[str] = ()) -> str:
+    """One line: processor, cores, memory, system and versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    kind = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = [f"{name} {_version(name)}" for name in ("torch", *packages)]
+    return ", ".join(
+        [
+            f"{names[0] if names else platform.processor()} {kind}".strip(),
+            f"{os.cpu_count()} cores, {memory:.0f} GiB",
+            f"{platform.system()}, Python {platform.python_version()}",
+            *versions,
+        ]
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def record(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str], better: Mapping[str, str]) -> None:
+    """Write benchmarks/<name>.csv. `better` says of a column whether "less" or "more" is better than last time.
+
+    Rows are matched by the columns in `key`; a figure worse by more than NOISE is pointed out.
+    """
+    target = FOLDER / f"{name}.csv"
+    before = {}
+    if target.exists():
+        with target.open(newline="") as file:
+            before = {tuple(row[column] for column in key): row for row in csv.DictReader(file)}
+    for row in rows:
+        earlier = before.get(tuple(str(row[column]) for column in key), {})
+        for column, which in better.items():
+            try:
+                now, then = float(row[column]), float(earlier[column])
+            except (KeyError, TypeError, ValueError):
+                continue
+            if now > then * NOISE if which == "less" else now * NOISE < then:
+                label = " ".join(str(row[column]) for column in key)
+                print(f"WORSE than recorded: {label}: {column} {then:.3g} -> {now:.3g}")
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"written: {target.relative_to(FOLDER.parent)}")
