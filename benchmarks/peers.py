@@ -80,9 +80,7 @@ def x_transformers() -> Peer:
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
     decoder = Decoder(dim=WIDTH, depth=LAYERS, heads=HEADS)
-    model = AutoregressiveWrapper(
-        TransformerWrapper(num_tokens=VOCABULARY, max_seq_len=CONTEXT, attn_layers=decoder)
-    )
+    model = AutoregressiveWrapper(TransformerWrapper(num_tokens=VOCABULARY, max_seq_len=CONTEXT, attn_layers=decoder))
     return Peer(model, lambda tokens: model(tokens[:, :-1]), adamw)  # shifts the labels itself
 
 

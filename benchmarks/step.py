@@ -46,7 +46,12 @@ def main() -> None:
     if args.worker:
         print(json.dumps(_measure(args.worker)))
         return
-    names = args.only or ["floor", *OURS, *peers.PEERS, *(name + FUSED for name in peers.PEERS if name != "transformers")]
+    names = args.only or [
+        "floor",
+        *OURS,
+        *peers.PEERS,
+        *(name + FUSED for name in peers.PEERS if name != "transformers"),
+    ]
     found = common.in_turn(args.rounds, names, lambda name: common.worker("benchmarks.step", "--worker", name))
     if not args.only:
         rows = summary(found)
@@ -69,7 +74,10 @@ def summary(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         min(found[name if name == "transformers" else name + FUSED][i]["seconds"] for name in peers.PEERS)
         for i in rounds
     ]
-    leanest = [min(runs[i]["peak_rss_bytes"] for name, runs in found.items() if name.split(",")[0] in peers.PEERS) for i in rounds]
+    leanest = [
+        min(runs[i]["peak_rss_bytes"] for name, runs in found.items() if name.split(",")[0] in peers.PEERS)
+        for i in rounds
+    ]
     told = common.machine(["litgpt", "transformers", "x-transformers"])
     rows = []
     for name, runs in found.items():
@@ -108,9 +116,9 @@ def _floor() -> dict[str, float]:
     """The best rates of a few tries: of a square SGEMM, and of an addition in place over more than any cache."""
     n = 4096
     a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-    flops = 2 * n**3 / min(_timed(lambda: torch.mm(a, b, out=out), 5))
+    flops = 2 * n**3 / min(timed(lambda: torch.mm(a, b, out=out), 5))
     x, y = torch.zeros(64_000_000), torch.ones(64_000_000)
-    rate = 3 * 4 * x.numel() / min(_timed(lambda: x.add_(y), 5))
+    rate = 3 * 4 * x.numel() / min(timed(lambda: x.add_(y), 5))
     return {"flops_per_second": flops, "bytes_per_second": rate}
 
 
@@ -128,7 +136,7 @@ def _peer(name: str) -> dict[str, Any]:
         loss.item()
 
     batches = iter(torch.randint(peers.VOCABULARY, (STEPS + 1, BATCH, peers.CONTEXT + 1)))
-    return _result(_timed(lambda: step(next(batches)), STEPS), peer.model)
+    return _result(timed(lambda: step(next(batches)), STEPS), peer.model)
 
 
 def _ours(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -149,11 +157,11 @@ def _ours(overrides: tuple[str, ...]) -> dict[str, Any]:
         )
         steps = iter(range(1, STEPS + 2))
         with trainer.tracker, process.deterministic(), process.memory_kept():
-            result = _result(_timed(lambda: trainer._optimise(next(steps)), STEPS), trainer.model)
+            result = _result(timed(lambda: trainer._optimise(next(steps)), STEPS), trainer.model)
     return result | {"flops": trainer.flops_per_token * trainer.tokens_per_step}
 
 
-def _timed(do: Callable[[], object], times: int) -> list[float]:
+def timed(do: Callable[[], object], times: int) -> list[float]:
     """Seconds of each call but a first."""
     do()
     seconds = []

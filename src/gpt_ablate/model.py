@@ -87,7 +87,7 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-LOSS_TOKENS = 256
+LOSS_TOKENS = 512
 """Tokens whose logits are in memory at once."""
 
 

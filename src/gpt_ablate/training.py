@@ -90,7 +90,7 @@ class Trainer:
             diverged: Diverged | None = None
             try:
                 if not self.tracker.history:
-                    self._record(self._where(0), self.evaluate())
+                    self._record(self._where(0), self.evaluate(self.settings.eval_batches))
                 while not self._finished():
                     line = self._record_step()
                     bar.show(line, "train/epoch_loss" in line)

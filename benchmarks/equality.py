@@ -1,0 +1,76 @@
+"""Whether the fast paths change what is learned: `python -m benchmarks.equality` (GPT-2 small: about 25 minutes).
+
+Trains 90 steps on The Verdict at dropout 0 twice, from one start: as the trainer does, and with the plain loss (whole
+logits, `torch.nn.functional.cross_entropy`), plain attention (mask, softmax, product) and the optimiser's plain loop.
+Prints the largest difference of any step's loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt_ablate import data, process
+from gpt_ablate.axes.attention import ParallelAttention
+from gpt_ablate.composing import CONF
+from gpt_ablate.config import Config, resolve
+from gpt_ablate.model import GPT
+from gpt_ablate.runs import RunDirectory
+from gpt_ablate.training import Trainer
+
+
+def plain_loss(model: GPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """As one writes it."""
+    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+def plain_attend(self: ParallelAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As one writes it."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return self.dropout(scores.masked_fill(future, -math.inf).softmax(dim=-1)) @ v
+
+
+def main() -> None:
+    """Train both and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="such as model=mini attention=sdpa")
+    parser.add_argument("--steps", type=int, default=90)
+    args = parser.parse_args()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = resolve(compose("config", overrides=["model.dropout=0", *args.overrides]))
+    fast = losses(config, args.steps, plain=False)
+    plain = losses(config, args.steps, plain=True)
+    apart = [abs(a - b) for a, b in zip(fast, plain, strict=True)]
+    worst = max(range(len(apart)), key=apart.__getitem__)
+    print(f"{config.model.name}: {args.steps} steps, loss {plain[0]:.4f} to {plain[-1]:.4f}")
+    print(f"largest difference {apart[worst]:.2e}, at step {worst + 1}; at the last {apart[-1]:.2e}")
+
+
+def losses(config: Config, steps: int, plain: bool) -> list[float]:
+    """The training loss of each step."""
+    with tempfile.TemporaryDirectory() as folder, process.deterministic(), process.memory_kept():
+        directory = RunDirectory(Path(folder))
+        trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
+        if plain:
+            trainer.loss = plain_loss
+            trainer.optimizer = torch.optim.AdamW(
+                trainer.model.parameters(), lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
+            )
+            for module in trainer.model.modules():
+                if isinstance(module, ParallelAttention):
+                    module.attend = plain_attend.__get__(module)  # type: ignore[method-assign]
+        with trainer.tracker:
+            return [trainer._optimise(step)["train/loss"] for step in range(1, steps + 1)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Cost against size: `python -m benchmarks.scaling` (about 15 minutes).
+
+Seconds and peak memory of a training step, for context, batch and layers each varied around one shape (6 layers, 384
+wide, batch 2 of 256 tokens, dropout 0), with each attention. An exponent is the slope of the line through the logarithms
+of the points; memory is that above what the process holds before its first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import common
+from .charts import save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from gpt_ablate.drawing import Theme
+
+SHAPE = {"model.context_length": 256, "data.batch_size": 2, "model.n_layer": 6}
+SIZES = {
+    "model.context_length": (128, 256, 512, 1024),
+    "data.batch_size": (1, 2, 4, 8, 16),
+    "model.n_layer": (2, 4, 8, 16, 24),
+}
+ATTENTIONS = ("looped", "parallel", "sdpa")
+STEPS = 3
+
+
+def main() -> None:
+    """Measure all, or be one of the processes that are measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(_measure(args.worker)))
+        return
+    points = [(key, size, name) for key, sizes in SIZES.items() for size in sizes for name in ATTENTIONS]
+    words = {f"{key}={size} attention={name}": (key, size, name) for key, size, name in points}
+    found = common.in_turn(
+        args.rounds, list(words), lambda each: common.worker("benchmarks.scaling", "--worker", *each.split())
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "varied": key,
+            "size": size,
+            "attention": name,
+            "seconds": round(common.median(run["seconds"] for run in found[each]), 4),
+            "memory_mb": round(common.median(run["bytes"] for run in found[each]) / 1e6, 1),
+        }
+        for each, (key, size, name) in words.items()
+    ]
+    for row in rows:
+        alike = [one for one in rows if (one["varied"], one["attention"]) == (row["varied"], row["attention"])]
+        for column in ("seconds", "memory_mb"):
+            row[f"exponent_{column}"] = round(exponent(alike, column), 2)
+        row["machine"] = common.machine()
+    common.record("scaling", rows, ["varied", "size", "attention"], {})
+    save("scaling", lambda theme: _draw(rows, theme))
+
+
+def exponent(rows: list[dict[str, Any]], column: str) -> float:
+    """The power of size with which a column grows: least squares on logarithms."""
+    x, y = ([np.log(row[name]) for row in rows] for name in ("size", column))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def _measure(overrides: list[str]) -> dict[str, float]:
+    from hydra import compose, initialize_config_dir
+    from rich.console import Console
+
+    from gpt_ablate import data, devices, process
+    from gpt_ablate.composing import CONF
+    from gpt_ablate.config import resolve
+    from gpt_ablate.runs import RunDirectory
+    from gpt_ablate.training import Trainer
+
+    from .step import timed
+
+    shape = [f"{key}={value}" for key, value in SHAPE.items() if not any(each.startswith(key) for each in overrides)]
+    rest = ["data=text", "model.d_model=384", "model.n_head=6", "model.dropout=0", *shape, *overrides]
+    with tempfile.TemporaryDirectory() as folder, process.deterministic(), process.memory_kept():
+        text = Path(folder) / "text.txt"
+        text.write_text("A page of the same words again, long enough for the largest batch. " * 2500)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = resolve(compose("config", overrides=[*rest, f"data.path={text}"]))
+        directory = RunDirectory(Path(folder))
+        trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
+        before = devices.peak_memory(trainer.device)["peak_rss_bytes"]
+        steps = iter(range(1, STEPS + 2))
+        with trainer.tracker:
+            seconds = timed(lambda: trainer._optimise(next(steps)), STEPS)
+        after = devices.peak_memory(torch.device("cpu"))["peak_rss_bytes"]
+    return {"seconds": common.median(seconds), "bytes": after - before}
+
+
+def _draw(rows: list[dict[str, Any]], theme: Theme) -> Figure:
+    from gpt_ablate.drawing import canvas, style, title
+
+    figure = canvas(10, 6)
+    axes = figure.subplots(2, len(SIZES), sharey="row")
+    for j, (key, sizes) in enumerate(SIZES.items()):
+        for i, (column, unit) in enumerate((("seconds", "seconds a step"), ("memory_mb", "memory (MB)"))):
+            axis = axes[i][j]
+            for k, name in enumerate(ATTENTIONS):
+                its = [row for row in rows if (row["varied"], row["attention"]) == (key, name)]
+                look = style(theme, k)
+                label = f"{name}, {key.rpartition('.')[2]}^{its[0][f'exponent_{column}']:.2f}"
+                axis.plot(
+                    sizes,
+                    [row[column] for row in its],
+                    color=look.colour,
+                    linestyle=look.line,
+                    marker=look.marker,
+                    label=label,
+                )
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xticks(sizes, [str(size) for size in sizes])
+            axis.legend(fontsize="small")
+            title(axis, f"{unit} against {key.rpartition('.')[2].replace('_', ' ')}")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
