@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import statistics
-import subprocess  # noqa: S404 - benchmarks start the programs they measure
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version

@@ -69,7 +69,8 @@ def test_text_is_that_of_full_passes_past_the_context_too(model: GPT, length: in
 
 def test_a_long_prompt_counts_by_its_last_tokens(model: GPT) -> None:
     prompt = torch.randint(VOCABULARY, (30,), generator=seeded(3)).tolist()
-    texts = [list(generate(model, ids, settings(), seeded(1))) for ids in (prompt, prompt[-CONTEXT:], prompt[-7:])]
+    sharp = settings(temperature=0.01)
+    texts = [list(generate(model, ids, sharp, seeded(1))) for ids in (prompt, prompt[-CONTEXT:], prompt[-7:])]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
     assert len(prompt) == 30

@@ -44,7 +44,8 @@ def generate(model: GPT, prompt: list[int], settings: SamplingConfig, generator:
 def draw(logits: Tensor, settings: SamplingConfig, generator: torch.Generator) -> int:
     """One token id from logits (V,): the likeliest at temperature 0, else by chance among top-k and top-p.
 
-    top-k: Fan et al. 2018; top-p (nucleus): Holtzman et al. 2020, 3.1.
+    top-k: Fan et al. 2018; top-p (nucleus): Holtzman et al. 2020, 3.1. One number is drawn for a token, and
+    the cumulative distribution inverted at it (Devroye 1986, II.2).
     Raises FloatingPointError for logits that are not finite.
     """
     logits = logits.float().cpu()
@@ -52,14 +53,15 @@ def draw(logits: Tensor, settings: SamplingConfig, generator: torch.Generator) -
         raise FloatingPointError("the model's logits are not finite")
     if settings.temperature == 0:
         return int(logits.argmax())
-    logits, ids = (logits / settings.temperature).sort(descending=True, stable=True)
-    if settings.top_k is not None:
-        logits, ids = logits[: settings.top_k], ids[: settings.top_k]
-    p = logits.softmax(dim=0)
+    logits, ids = logits / settings.temperature, torch.arange(len(logits))
+    if settings.top_k is not None or settings.top_p is not None:
+        logits, ids = logits.sort(descending=True, stable=True)
+        logits = logits[: settings.top_k]
+    cumulative = logits.softmax(dim=0).double().cumsum(dim=0)
     if settings.top_p is not None:
-        before = p.cumsum(dim=0) - p
-        p = p[before < settings.top_p]
-    return int(ids[torch.multinomial(p, 1, generator=generator)])
+        cumulative = cumulative[: 1 + int(torch.searchsorted(cumulative, settings.top_p))]
+    point = torch.rand((), dtype=torch.float64, generator=generator) * cumulative[-1]
+    return int(ids[torch.searchsorted(cumulative, point, right=True).clamp(max=len(cumulative) - 1)])
 
 
 def stream_text(tokens: Iterable[int]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from .axes.layers import stacks
 from .axes.norm import norms
 from .config import Config
 from .init import initialise, inits
+from .linear import Linear
 from .tokenizer import VOCAB_SIZE
 
 
@@ -20,8 +21,8 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int, hidden: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(d_model, hidden)
-        self.out = nn.Linear(hidden, d_model)
+        self.fc = Linear(d_model, hidden)
+        self.out = Linear(hidden, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -57,7 +58,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
         self.layers = stacks.build(axes["layers"].node(), make_layer, shape.n_layer)
         self.final_norm = self.layers[0].closing_norm()
-        self.head = nn.Linear(shape.d_model, vocab_size, bias=False)
+        self.head = Linear(shape.d_model, vocab_size, bias=False)
         for name in ("token_embedding", "position_embedding", "final_norm", "head"):
             fill(self.get_submodule(name), name)
         if shape.tie_weights:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt_ablate.linear import Linear
 from gpt_ablate.registry import Registry
 
 attentions: Registry[type[CausalSelfAttention]] = Registry("attention")
@@ -43,8 +44,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.n_head = n_head
         self.head_dim = d_model // n_head
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
-        self.out = nn.Linear(d_model, d_model)
+        self.qkv = Linear(d_model, 3 * d_model, bias=qkv_bias)
+        self.out = Linear(d_model, d_model)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
