@@ -1,10 +1,13 @@
 # make demo: the main job in miniature. make test: lint, types, fast tests. Both prepare .venv first.
+# make bench: all benchmarks, about 80 minutes; benchmarks/.venv holds the peers. Let nothing else run meanwhile.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 READY := .venv/.ready
 
-.PHONY: install demo train test test-all lint
+BENCH := benchmarks/.venv
+
+.PHONY: install demo train test test-all lint bench
 .DEFAULT_GOAL := demo
 
 install: $(READY)
@@ -33,3 +36,11 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -n auto --slow $(ARGS)
+
+$(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -e '.[joblib]'
+	@touch $@
+
+bench: $(BENCH)/.ready
+	for name in start sampling step sweep equality scaling; do $(BENCH)/bin/python -m benchmarks.$$name || exit 1; done

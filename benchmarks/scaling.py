@@ -1,7 +1,7 @@
 """Cost against size: `python -m benchmarks.scaling` (about 15 minutes).
 
-Seconds and peak memory of a training step, for context, batch and layers each varied around one shape (6 layers, 384
-wide, batch 2 of 256 tokens, dropout 0), with each attention. An exponent is the slope of the line through the logarithms
+Seconds and peak memory of a training step, for context, batch and layers each varied around one shape (6 layers,
+384 wide, batch 2 of 256 tokens, dropout 0), with each attention. An exponent is the slope of the line through the logarithms
 of the points; memory is that above what the process holds before its first step.
 """
 

@@ -1,4 +1,4 @@
-"""From the command to the first training step of a small model, against `import torch`: `python -m benchmarks.start`."""
+"""From the command to a small model's first training step, against `import torch`: `python -m benchmarks.start`."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ VALUES = [
     ("trainer.device=gpu", "trainer.device"),
     ("trainer.device=cuda:x", "trainer.device"),
     ("trainer.device=cpu:0", "trainer.device"),
+    ("trainer.dtype=tf32", "trainer.dtype"),
     ("trainer.dtype=float16", "trainer.dtype"),
     ("trainer.compile=maybe", "trainer.compile"),
     ("trainer.resume=no", "trainer.resume"),

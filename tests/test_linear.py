@@ -9,27 +9,56 @@ from torch import nn
 from gpt_ablate import linear
 from gpt_ablate.linear import Linear
 
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest) -> int:
-    return request.param
+shapes = pytest.mark.parametrize("shape", [(), (1,), (1, 1), (4,), (2, 3)])
+biases = pytest.mark.parametrize("bias", [True, False])
 
 
+def twins(rows: int, bias: bool) -> tuple[Linear, nn.Linear]:
+    ours, theirs = Linear(7, rows, bias=bias), nn.Linear(7, rows, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [12, 35, 127])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (4,), (2, 3)])
-def test_it_computes_what_torchs_does(
+@biases
+@shapes
+def test_a_product_without_gradient_is_torchs(
     rows: int, bias: bool, shape: tuple[int, ...], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    ours, theirs = Linear(7, rows, bias=bias), nn.Linear(7, rows, bias=bias)
-    theirs.load_state_dict(ours.state_dict())
+    ours, theirs = twins(rows, bias)
     x = torch.randn(*shape, 7)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x))
-    x.requires_grad_()
-    gradients = [torch.autograd.grad(layer(x).square().sum(), [x, layer.weight]) for layer in (ours, theirs)]
-    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="a torch without oneDNN")
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
+@biases
+@shapes
+def test_gradients_are_torchs(kind: str, bias: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: True)
+    ours, theirs = (layer.double() if kind == "float64" else layer for layer in twins(5, bias))
+    x = torch.randn(*shape, 7, dtype=ours.weight.dtype, requires_grad=True)
+    found = []
+    for layer in (ours, theirs):
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):
+            out = layer(x)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])])
+    for mine, torchs in zip(*found, strict=True):
+        assert mine.dtype == torchs.dtype
+        torch.testing.assert_close(mine, torchs)
+
+
+def test_only_what_is_wanted_gets_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: True)
+    ours, theirs = twins(5, bias=True)
+    for layer in (ours, theirs):
+        layer.weight.requires_grad_(False)
+        layer(torch.ones(2, 7)).sum().backward()
+        assert layer.weight.grad is None
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
 
 
 def test_all_threads_get_equal_parts() -> None:

@@ -244,6 +244,24 @@ def test_loss_per_token_is_the_negative_log_probability(configure: Callable[...,
     assert total == pytest.approx(-picked.sum().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("at_once", [1, 4, 10, 512])
+def test_a_loss_in_parts_has_the_gradient_of_the_plain_one(
+    tied: bool, at_once: int, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_module, "LOSS_TOKENS", at_once)
+    model = scrambled(configure(*SMALL, f"model.tie_weights={str(tied).lower()}"), torch.float32)
+    inputs, targets = tokens_of(2, 5), tokens_of(2, 5, seed=1)
+    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    parts = loss_per_token(model, inputs, targets)
+    weights = list(model.parameters())
+    torch.testing.assert_close(parts, plain)
+    for ours, theirs in zip(
+        torch.autograd.grad(parts / 3, weights), torch.autograd.grad(plain / 3, weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("variants", ["attention=looped norm=post", "attention=parallel layers=clone"])
 def test_flops_are_six_per_weight_and_twelve_per_layer_token_and_width(
     variants: str, configure: Callable[..., Config]

@@ -169,7 +169,7 @@ def _keys() -> list[str]:
 def _device(config: Config) -> list[Problem]:
     from . import devices
 
-    return devices.check(config.trainer.device)
+    return devices.check(config.trainer.device, config.trainer.dtype)
 
 
 CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
@@ -185,6 +185,6 @@ CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _tokens: ("trainer.max_tokens", "data.batch_size", "model.context_length"),
     _prompt: ("sampling.prompt",),
     _report: tuple(f"report.{key}" for key in ReportConfig.model_fields),
-    _device: ("trainer.device",),
+    _device: ("trainer.device", "trainer.dtype"),
 }
 """Each check and the keys it reads."""

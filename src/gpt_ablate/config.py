@@ -101,7 +101,7 @@ class TrainerConfig(Section):
     accumulate: Count
     device: str
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "tf32", "bfloat16"]
     compile: bool
     resume: Literal["auto", "never", "restart"]
     fail_fast: bool = False

@@ -14,7 +14,7 @@ from .registry import UsageError
 from .runs import RunDirectory
 from .study import Study, StudyRun
 
-_OF_THE_CLOCK = {"wall_time", "tokens_per_second"}
+_OF_THE_CLOCK = {"wall_time", "tokens_per_second", "flop_utilisation"}
 
 
 def find_noise_floor(of: Study, tell: Callable[[str], object] = lambda _: None) -> Study | None:

@@ -47,7 +47,10 @@ class Split:
         """Inputs and targets of the given windows, each (B, T) int64."""
         starts = [window * self.stride for window in windows.tolist()]
         rows = np.stack([self.tokens[start : start + self.context + 1] for start in starts])
-        chunk = torch.from_numpy(rows.astype(np.int64)).to(device)
+        chunk = torch.from_numpy(rows.astype(np.int64))
+        if device.type == "cuda":
+            chunk = chunk.pin_memory()  # so that the copy goes on beside the computation
+        chunk = chunk.to(device, non_blocking=True)
         return chunk[:, :-1], chunk[:, 1:]
 
     def order(self, root: int | str, epoch: int) -> Tensor:

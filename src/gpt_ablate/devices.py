@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,14 @@ import torch
 
 from .registry import Problem, closest
 
+_DATA_SHEETS = {
+    "A100": {"float32": 19.5e12, "tf32": 156e12, "bfloat16": 312e12},
+    "H100 PCIe": {"float32": 51.2e12, "tf32": 378e12, "bfloat16": 756e12},
+    "H100 80GB HBM3": {"float32": 66.9e12, "tf32": 494.7e12, "bfloat16": 989.4e12},
+    "A10G": {"float32": 31.2e12, "tf32": 62.5e12, "bfloat16": 125e12},
+    "NVIDIA L4": {"float32": 30.3e12, "tf32": 60e12, "bfloat16": 121e12},
+}
+"""From NVIDIA's data sheets, without sparsity; a name is part of what CUDA calls the card."""
 _KINDS = ("auto", "cpu", "cuda", "mps")
 
 
@@ -21,8 +30,8 @@ def available() -> list[str]:
     return [*kinds, "cpu"]
 
 
-def check(name: str) -> list[Problem]:
-    """What keeps `trainer.device=<name>` from working here."""
+def check(name: str, dtype: str = "float32") -> list[Problem]:
+    """What keeps `trainer.device=<name>` and `trainer.dtype=<dtype>` from working here."""
     kind, _, index = name.partition(":")
     if kind not in _KINDS or (index and not (kind == "cuda" and index.isdigit())):
         return [Problem("trainer.device", name, f"one of {', '.join(_KINDS)} or cuda:N", closest(name, _KINDS))]
@@ -30,6 +39,8 @@ def check(name: str) -> list[Problem]:
         return [Problem("trainer.device", name, f"here there is {', '.join(available())}", "auto")]
     if index and int(index) >= torch.cuda.device_count():
         return [Problem("trainer.device", name, f"here there is cuda:0 to cuda:{torch.cuda.device_count() - 1}")]
+    if dtype == "tf32" and pick(name).type != "cuda":
+        return [Problem("trainer.dtype", dtype, f"float32 or bfloat16 on {pick(name).type}: tf32 is CUDA's", "float32")]
     return []
 
 
@@ -46,6 +57,15 @@ def memory_bytes(name: str) -> float:
     if device.type == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return math.inf
+
+
+def flop_rate(device: torch.device, dtype: str) -> float | None:
+    """FLOP/s that the device's data sheet promises for dense products in `trainer.dtype`; None if it is not listed."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    rates = next((rates for card, rates in _DATA_SHEETS.items() if re.search(rf"\b{card}\b", name)), {})
+    return rates.get(dtype)
 
 
 def reset_peak_memory(device: torch.device) -> bool:

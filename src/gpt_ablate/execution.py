@@ -51,6 +51,7 @@ def run(
         process.threads(config.trainer.threads),
         process.threads_fail_quietly(),
         process.memory_kept(),
+        process.tf32(config.trainer.dtype == "tf32"),
     ):
         if config.trainer.resume != "restart" and directory.finished():  # while this process waited
             return _finished_already(directory, console)

@@ -1,6 +1,10 @@
-"""A linear layer that is quick for one token too."""
+"""A linear layer that takes the quickest product there is on the CPU."""
 
 from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,22 +13,59 @@ MOST_PARTS = 64
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`; where no gradient is wanted, the CPU's threads share the product with a single row.
+    """`nn.Linear`, in float32 on the CPU by other kernels where they are quicker (benchmarks/README.md).
 
-    BLAS gives such a product (every token of a sample) to one thread, which cannot read weights as fast as memory gives
-    them; a batch of products with parts of the weights goes to all threads.
+    On AMD's processors oneDNN multiplies by transposed weights at a higher rate than MKL, which torch calls. And where
+    no gradient is wanted, all threads share the product with a single row, a token of a sample: BLAS gives it to one.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        parts = 1
-        if x.numel() == self.in_features and x.device.type == "cpu" and not torch.is_grad_enabled():
-            parts = _parts(self.out_features, torch.get_num_threads())
-        if parts == 1 or torch.compiler.is_compiling():
+        if not _plain_float32_on_cpu(x) or torch.compiler.is_compiling():
             return super().forward(x)
+        if x.numel() == self.in_features and not torch.is_grad_enabled():
+            parts = _parts(self.out_features, torch.get_num_threads())
+            return super().forward(x) if parts == 1 else self._shared(x, parts)
+        if onednn_is_quicker():
+            return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return super().forward(x)
+
+    def _shared(self, x: Tensor, parts: int) -> Tensor:
         weights = self.weight.view(parts, -1, self.in_features).transpose(1, 2)
         out = torch.bmm(x.reshape(1, 1, -1).expand(parts, -1, -1), weights).view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b by oneDNN; the products of the backward pass, where it is the slower one, as torch makes them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            gradient @ weight if wanted[0] else None,
+            rows.t() @ x.flatten(0, -2) if wanted[1] else None,
+            rows.sum(dim=0) if wanted[2] else None,
+        )
+
+
+@functools.cache
+def onednn_is_quicker() -> bool:
+    """Whether this machine's processor is AMD's and torch has the kernel."""
+    info = Path("/proc/cpuinfo")
+    is_amd = info.exists() and "AuthenticAMD" in info.read_text(encoding="utf-8")
+    return is_amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _plain_float32_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() > 1 and not torch.is_autocast_enabled("cpu")
 
 
 def _parts(rows: int, threads: int) -> int:

@@ -95,10 +95,11 @@ LOSS_TOKENS = 512
 def loss_per_token(model: GPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of (B, T) targets in nats, reduced over all tokens."""
     features, targets = model.features(inputs).flatten(0, 1), targets.flatten()
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type):  # the other knows neither
+    no_parts = torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type)  # parts know neither
+    if no_parts or len(targets) <= LOSS_TOKENS:
         return F.cross_entropy(model.head(features).float(), targets, reduction=reduction)
-    few_at_once = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_TOKENS)
-    return F.linear_cross_entropy(features, model.head.weight, targets, reduction=reduction, options=few_at_once)
+    parts = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_TOKENS)
+    return F.linear_cross_entropy(features, model.head.weight, targets, reduction=reduction, options=parts)
 
 
 def flops_per_token(model: GPT) -> float:

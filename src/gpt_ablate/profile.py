@@ -74,7 +74,12 @@ def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str,
     profiles = []
     for run, of_run in zip(planned, levels, strict=True):
         name = label({key: of_run[key] for key in varying})
-        with process.threads(run.config.trainer.threads), process.deterministic(), process.memory_kept():
+        with (
+            process.threads(run.config.trainer.threads),
+            process.deterministic(),
+            process.memory_kept(),
+            process.tf32(run.config.trainer.dtype == "tf32"),
+        ):
             profiles.append({"name": name, "config": run.config.record()} | profile(run.config))
         _show(profiles[-1], console)
     return profiles

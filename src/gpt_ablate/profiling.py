@@ -23,7 +23,7 @@ from .config import Config
 from .model import GPT, loss_per_token
 
 REST = "head and loss"
-"""What happens outside every part: these two, the sum of the embeddings, and a layer's additions, which keep nothing."""
+"""What happens outside every part: these two, the embeddings' sum, and a layer's additions, which keep nothing."""
 PASSES = ("forward", "backward", "optimiser")
 
 
@@ -109,7 +109,8 @@ def profile(config: Config, repeats: int = 3) -> dict[str, Any]:
     """One training step of `config` on random tokens, as a whole and by part: bytes, FLOPs, seconds (medians).
 
     Saved bytes are what is kept between forward and backward, weights apart, counted at the part that saved a storage
-    first; at head and loss also what they compute ahead, the gradient of the head's weights. Peaks are of the tensors alive at once beside weights and optimiser state; a step's has gradients.
+    first; a loss in parts computes gradients ahead, and these count too. Peaks are of the tensors alive at once beside
+    weights and optimiser state; a step's has gradients.
     """
     step = _Step(config)
     for _ in step.run():  # so that optimiser state is there

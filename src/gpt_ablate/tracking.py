@@ -21,6 +21,7 @@ _TAGS = {
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
     "tokens_per_second": "perf/tokens_per_second",
+    "flop_utilisation": "perf/flop_utilisation",
 }
 _NOT_SCALARS = ("step", "epoch", "tokens", "wall_time")
 

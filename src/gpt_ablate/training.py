@@ -76,7 +76,10 @@ class Trainer:
         self.tracker = Tracker(directory, start, self.step if saved else -1)
         self.seconds = sum(budget.training_seconds(self.tracker.history, self.tokens_per_step))
         """Of training steps, over all launches."""
+        self.flop_rate = devices.flop_rate(self.device, self.settings.dtype)
         self._order: tuple[int, Tensor] = (0, torch.empty(0))
+        self._ahead: tuple[int, list[tuple[Tensor, Tensor]]] = (0, [])
+        """A step and its batch in parts, on their way to the device while the step before is computed."""
 
     def train(self) -> dict[str, Any]:
         """All steps that are left, the last evaluation, and the result."""
@@ -155,13 +158,15 @@ class Trainer:
             group["lr"] = lr
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for windows in self._batch(step).chunk(self.settings.accumulate):
+        losses = []
+        for inputs, targets in self._parts(step):
             with self._autocast():
-                part = self.loss(self.model, *self.corpus.train.batch(windows, self.device))
-            part = part / self.settings.accumulate
+                part = self.loss(self.model, inputs, targets) / self.settings.accumulate
             part.backward()
-            loss += part.item()
+            losses.append(part.detach())
+        if step < self.total_steps:
+            self._ahead = (step + 1, self._parts(step + 1))
+        loss = sum(part.item() for part in losses)
         if not math.isfinite(loss):
             raise Diverged(step, f"the loss is {loss}")
         parameters = list(self.model.parameters())
@@ -173,12 +178,29 @@ class Trainer:
         self.optimizer.step()
         seconds = time.perf_counter() - began
         self.seconds += seconds
-        return self._where(step) | {
-            "train/loss": loss,
-            "lr": lr,
-            "grad_norm": norm.item(),
-            "tokens_per_second": self.tokens_per_step / seconds,
-        }
+        return (
+            self._where(step)
+            | {
+                "train/loss": loss,
+                "lr": lr,
+                "grad_norm": norm.item(),
+                "tokens_per_second": self.tokens_per_step / seconds,
+            }
+            | self._utilisation(seconds)
+        )
+
+    def _utilisation(self, seconds: float) -> dict[str, float]:
+        """Share of the device's FLOP/s that a step of so many seconds used, where these are known."""
+        if self.flop_rate is None:
+            return {}
+        return {"flop_utilisation": self.flops_per_token * self.tokens_per_step / seconds / self.flop_rate}
+
+    def _parts(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        """The batch of a step, as inputs and targets of each of its `trainer.accumulate` parts."""
+        if self._ahead[0] == step:
+            return self._ahead[1]
+        parts = self._batch(step).chunk(self.settings.accumulate)
+        return [self.corpus.train.batch(windows, self.device) for windows in parts]
 
     def _batch(self, step: int) -> Tensor:
         """The windows of a step: the next in its epoch's order; an incomplete last batch is dropped."""
