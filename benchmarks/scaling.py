@@ -1,8 +1,8 @@
-"""Cost against size: `python -m benchmarks.scaling` (about 15 minutes).
+"""Cost against size: `python -m benchmarks.scaling` (about 7 minutes).
 
-Seconds and peak memory of a training step, for context, batch and layers each varied around one shape (6 layers,
-384 wide, batch 2 of 256 tokens, dropout 0), with each attention. An exponent is the slope of the line through the logarithms
-of the points; memory is that above what the process holds before its first step.
+Seconds and peak memory of a training step, for context, batch and layers each varied around one shape (4 layers, 256
+wide, batch 2 of 256 tokens, dropout 0), with each attention. An exponent is the slope of the line through the
+logarithms of the points; memory is that above what the process holds before its first step.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from gpt_ablate.drawing import Theme
 
-SHAPE = {"model.context_length": 256, "data.batch_size": 2, "model.n_layer": 6}
+SHAPE = {"model.context_length": 256, "data.batch_size": 2, "model.n_layer": 4}
 SIZES = {
     "model.context_length": (128, 256, 512, 1024),
     "data.batch_size": (1, 2, 4, 8, 16),
     "model.n_layer": (2, 4, 8, 16, 24),
 }
 ATTENTIONS = ("looped", "parallel", "sdpa")
-STEPS = 3
+STEPS = 2
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def _measure(overrides: list[str]) -> dict[str, float]:
     from .step import timed
 
     shape = [f"{key}={value}" for key, value in SHAPE.items() if not any(each.startswith(key) for each in overrides)]
-    rest = ["data=text", "model.d_model=384", "model.n_head=6", "model.dropout=0", *shape, *overrides]
+    rest = ["data=text", "model.d_model=256", "model.n_head=4", "model.dropout=0", *shape, *overrides]
     with tempfile.TemporaryDirectory() as folder, process.deterministic(), process.memory_kept():
         text = Path(folder) / "text.txt"
         text.write_text("A page of the same words again, long enough for the largest batch. " * 2500)

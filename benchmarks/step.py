@@ -2,7 +2,7 @@
 
 Step: zero_grad, forward, loss, backward, AdamW; for this project with all that its trainer does in one (gradient norm,
 checks for finite numbers, schedule, random streams). GPT-2 small, untied head, B = 2, T = 256, fp32. Every measurement
-is a process of its own (a first step that is not counted, then three), all in turn, so that a slow minute falls on all.
+is a process of its own (a first step that is not counted, then two), all in turn, so that a slow minute falls on all.
 The floor is the arithmetic of a step at the rate of a large SGEMM, and one pass of the optimiser (28 bytes a parameter)
 at the memory's rate, both measured in turn with the rest. Peers: requirements.txt.
 """
@@ -27,11 +27,10 @@ OURS = {
     "looped": ("attention=looped", "model.dropout=0"),
     "sdpa": ("attention=sdpa", "model.dropout=0"),
     "parallel, dropout 0.1": ("attention=parallel", "model.dropout=0.1"),
-    "sdpa, dropout 0.1": ("attention=sdpa", "model.dropout=0.1"),
 }
 FUSED = ", fused AdamW"
 BATCH = 2
-STEPS = 3
+STEPS = 2
 OPTIMISER_BYTES = 28
 """Of a parameter in one update: weight, two moments read and written, the gradient read, 4 bytes each."""
 

@@ -2,7 +2,7 @@
 
 overhead: `--multirun` of the eight cells, `model=mini`, 10 epochs, the report included, over the sum of the runs' own
 times from their first training step to their result.
-arrangement: four runs of GPT-2 small (10 steps each, one evaluation before and after), one after the other with all
+arrangement: four runs of GPT-2 small (4 steps and two evaluations each), one after the other with all
 cores each, or in as many processes as there are cores with one thread each.
 """
 
@@ -23,7 +23,7 @@ EIGHT = ["norm=pre,post", "layers=fresh,clone", "attention=looped,parallel", "mo
 FOUR = [
     "model=gpt2",
     "seed=1,2,3,4",
-    "trainer.max_steps=10",
+    "trainer.max_steps=4",
     "trainer.eval_every=0",
     "trainer.sample_every=0",
     "trainer.checkpoint_every=0",
