@@ -8,19 +8,13 @@ evaluation (each tenth step), the final ones once.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from rich.console import Console
-
-from gpt_ablate import checkpoint, data, devices
-from gpt_ablate.composing import CONF
-from gpt_ablate.config import resolve
-from gpt_ablate.runs import RunDirectory
+from gpt_ablate import checkpoint, devices
 from gpt_ablate.training import CHECKPOINT_SECONDS, Trainer
+
+from . import common
 
 STEPS_OF_A_RUN = 90
 
@@ -31,23 +25,18 @@ def main() -> None:
     parser.add_argument("--model", default="gpt2")
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = resolve(compose("config", overrides=[f"model={args.model}", "data=sample", "data.batch_size=2"]))
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        directory = RunDirectory(Path(folder))
-        directory.checkpoints.mkdir()
-        corpus = data.load(config)
-        trainer = Trainer(config, corpus, directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
-        with trainer.tracker:
-            trainer._optimise(1)  # allocates what later steps use again
-            step, peak = _timed(trainer, lambda: [trainer._optimise(1 + i) for i in range(1, args.steps)])
-            step /= args.steps - 1
-            print(f"{config.model.name}: {step:.2f} s a step, peak {peak:.2f} GB")
-            lines = trainer.tracker.lines()
-            state, state_peak = _timed(
-                trainer, lambda: checkpoint.save(directory, 1, trainer.model, trainer.optimizer, lines, 0.0)
-            )
-            weights, weights_peak = _timed(trainer, lambda: checkpoint.save_best(directory, 1, trainer.model, 1.0))
+    config = common.config_of(f"model={args.model}", "data.batch_size=2")
+    with common.training(config) as trainer:
+        directory = trainer.directory
+        trainer._optimise(1)  # allocates what later steps use again
+        step, peak = _timed(trainer, lambda: [trainer._optimise(1 + i) for i in range(1, args.steps)])
+        step /= args.steps - 1
+        print(f"{config.model.name}: {step:.2f} s a step, peak {peak:.2f} GB")
+        lines = trainer.tracker.lines()
+        state, state_peak = _timed(
+            trainer, lambda: checkpoint.save(directory, 1, trainer.model, trainer.optimizer, lines, 0.0)
+        )
+        weights, weights_peak = _timed(trainer, lambda: checkpoint.save_best(directory, 1, trainer.model, 1.0))
         for name, seconds, high in (("step_000000001", state, state_peak), ("best", weights, weights_peak)):
             size = sum(file.stat().st_size for file in (directory.checkpoints / name).iterdir()) / 1e6
             print(f"{name}: {seconds:.2f} s, {size:,.0f} MB, peak memory while saving {high:.2f} GB")

@@ -9,14 +9,60 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt_ablate.config import Config
+    from gpt_ablate.training import Trainer
 
 FOLDER = Path(__file__).parent
 NOISE = 1.05
 """A ratio that moves by less than this factor between two recordings is not pointed out."""
+
+
+def config_of(*overrides: str) -> Config:
+    """The config that `overrides` name, with the text of the package where they name none."""
+    from hydra import compose, initialize_config_dir
+
+    from gpt_ablate.composing import CONF
+    from gpt_ablate.config import resolve
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(compose("config", overrides=["data=sample", *overrides]))
+
+
+@contextmanager
+def training(config: Config) -> Iterator[Trainer]:
+    """A trainer as a run has it, whose record goes to a folder that is gone afterwards."""
+    from rich.console import Console
+
+    from gpt_ablate import data, process
+    from gpt_ablate.runs import RunDirectory
+    from gpt_ablate.training import Trainer
+
+    with tempfile.TemporaryDirectory(dir=".") as folder, process.deterministic(), process.memory_kept():
+        directory = RunDirectory(Path(folder))
+        directory.checkpoints.mkdir()
+        trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
+        with trainer.tracker:
+            yield trainer
+
+
+def timed(do: Callable[[], object], times: int) -> list[float]:
+    """Seconds of so many calls after a first, which is not counted."""
+    do()
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        do()
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def median(values: Iterable[float]) -> float:

@@ -1,7 +1,7 @@
 """Whether the fast paths change what is learned: `python -m benchmarks.equality` (GPT-2 small: about 20 minutes).
 
 Trains 90 steps on The Verdict at dropout 0 twice, from one start: as the trainer does, and with the plain loss (whole
-logits, `torch.nn.functional.cross_entropy`), plain attention (mask, softmax, product) and the optimiser's plain loop.
+logits, `torch.nn.functional.cross_entropy`), attention (mask, softmax, product), linear layers and optimiser's loop.
 Prints the largest difference of any step's loss.
 """
 
@@ -10,22 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_ablate import data, process
 from gpt_ablate.axes.attention import ParallelAttention
-from gpt_ablate.composing import CONF
-from gpt_ablate.config import Config, resolve
+from gpt_ablate.config import Config
+from gpt_ablate.linear import Linear
 from gpt_ablate.model import GPT
-from gpt_ablate.runs import RunDirectory
-from gpt_ablate.training import Trainer
+
+from . import common
 
 
 def plain_loss(model: GPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -47,8 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--against", type=Path, help="metrics.jsonl of the same config, instead of the plain training")
     args = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = resolve(compose("config", overrides=["model.dropout=0", *args.overrides]))
+    config = common.config_of("data=verdict", "model.dropout=0", *args.overrides)
     fast = losses(config, args.steps, plain=False)
     plain = _recorded(args.against) if args.against else losses(config, args.steps, plain=True)
     apart = [abs(a - b) for a, b in zip(fast, plain, strict=True)]
@@ -64,9 +59,7 @@ def _recorded(path: Path) -> list[float]:
 
 def losses(config: Config, steps: int, plain: bool) -> list[float]:
     """The training loss of each step."""
-    with tempfile.TemporaryDirectory() as folder, process.deterministic(), process.memory_kept():
-        directory = RunDirectory(Path(folder))
-        trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
+    with common.training(config) as trainer:
         if plain:
             trainer.loss = plain_loss
             trainer.optimizer = torch.optim.AdamW(
@@ -75,8 +68,9 @@ def losses(config: Config, steps: int, plain: bool) -> list[float]:
             for module in trainer.model.modules():
                 if isinstance(module, ParallelAttention):
                     module.attend = plain_attend.__get__(module)  # type: ignore[method-assign]
-        with trainer.tracker:
-            return [trainer._optimise(step)["train/loss"] for step in range(1, steps + 1)]
+                if isinstance(module, Linear):
+                    module.forward = nn.Linear.forward.__get__(module)  # type: ignore[method-assign]
+        return [trainer._optimise(step)["train/loss"] for step in range(1, steps + 1)]
 
 
 if __name__ == "__main__":

@@ -7,15 +7,10 @@ GPT-2 small, one sequence, the same weights in both, temperature 1, in turn. The
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
-from hydra import compose, initialize_config_dir
 
 from gpt_ablate import generation, tokenizer
-from gpt_ablate.composing import CONF
-from gpt_ablate.config import resolve
 from gpt_ablate.convert import to_hf
 from gpt_ablate.model import GPT
 
@@ -28,8 +23,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=100)
     args = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = resolve(compose("config", overrides=["data=sample", f"sampling.max_new_tokens={args.tokens}"]))
+    config = common.config_of(f"sampling.max_new_tokens={args.tokens}")
     model = GPT(config).eval()
     theirs = to_hf(model).eval()
     prompt = tokenizer.encode(config.sampling.prompt)
@@ -63,7 +57,7 @@ def main() -> None:
 
     tasks = {"gpt_ablate": ours, "transformers": hugging_face, "memory": read}
     found = common.in_turn(
-        args.rounds, list(tasks), lambda name: {"seconds": _least(tasks[name], 3 if name == "memory" else 1)}
+        args.rounds, list(tasks), lambda name: {"seconds": min(common.timed(tasks[name], 3 if name == "memory" else 1))}
     )
     rates = {name: [args.tokens / one["seconds"] for one in found[name]] for name in ("gpt_ablate", "transformers")}
     bound = [numbers.nbytes / one["seconds"] / weights for one in found["memory"]]
@@ -82,15 +76,6 @@ def main() -> None:
         for name, its in rates.items()
     ]
     common.record("sampling", rows, ["implementation"], {"of_transformers": "more", "of_memory_bound": "more"})
-
-
-def _least(do: Callable[[], None], times: int) -> float:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        do()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 if __name__ == "__main__":

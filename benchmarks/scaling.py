@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from . import common
 from .charts import save
@@ -74,31 +73,18 @@ def exponent(rows: list[dict[str, Any]], column: str) -> float:
 
 
 def _measure(overrides: list[str]) -> dict[str, float]:
-    from hydra import compose, initialize_config_dir
-    from rich.console import Console
-
-    from gpt_ablate import data, devices, process
-    from gpt_ablate.composing import CONF
-    from gpt_ablate.config import resolve
-    from gpt_ablate.runs import RunDirectory
-    from gpt_ablate.training import Trainer
-
-    from .step import timed
+    from gpt_ablate import devices
 
     shape = [f"{key}={value}" for key, value in SHAPE.items() if not any(each.startswith(key) for each in overrides)]
     rest = ["data=text", "model.d_model=256", "model.n_head=4", "model.dropout=0", *shape, *overrides]
-    with tempfile.TemporaryDirectory() as folder, process.deterministic(), process.memory_kept():
+    with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
         text.write_text("A page of the same words again, long enough for the largest batch. " * 2500)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = resolve(compose("config", overrides=[*rest, f"data.path={text}"]))
-        directory = RunDirectory(Path(folder))
-        trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
-        before = devices.peak_memory(trainer.device)["peak_rss_bytes"]
-        steps = iter(range(1, STEPS + 2))
-        with trainer.tracker:
-            seconds = timed(lambda: trainer._optimise(next(steps)), STEPS)
-        after = devices.peak_memory(torch.device("cpu"))["peak_rss_bytes"]
+        with common.training(common.config_of(*rest, f"data.path={text}")) as trainer:
+            before = devices.peak_memory(trainer.device)["peak_rss_bytes"]
+            steps = iter(range(1, STEPS + 2))
+            seconds = common.timed(lambda: trainer._optimise(next(steps)), STEPS)
+            after = devices.peak_memory(trainer.device)["peak_rss_bytes"]
     return {"seconds": common.median(seconds), "bytes": after - before}
 
 

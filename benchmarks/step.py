@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,9 +111,9 @@ def _floor() -> dict[str, float]:
     """The best rates of a few tries: of a square SGEMM, and of an addition in place over more than any cache."""
     n = 4096
     a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-    flops = 2 * n**3 / min(timed(lambda: torch.mm(a, b, out=out), 5))
+    flops = 2 * n**3 / min(common.timed(lambda: torch.mm(a, b, out=out), 5))
     x, y = torch.zeros(64_000_000), torch.ones(64_000_000)
-    rate = 3 * 4 * x.numel() / min(timed(lambda: x.add_(y), 5))
+    rate = 3 * 4 * x.numel() / min(common.timed(lambda: x.add_(y), 5))
     return {"flops_per_second": flops, "bytes_per_second": rate}
 
 
@@ -135,40 +131,14 @@ def _peer(name: str) -> dict[str, Any]:
         loss.item()
 
     batches = iter(torch.randint(peers.VOCABULARY, (STEPS + 1, BATCH, peers.CONTEXT + 1)))
-    return _result(timed(lambda: step(next(batches)), STEPS), peer.model)
+    return _result(common.timed(lambda: step(next(batches)), STEPS), peer.model)
 
 
 def _ours(overrides: tuple[str, ...]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from rich.console import Console
-
-    from gpt_ablate import data, process
-    from gpt_ablate.composing import CONF
-    from gpt_ablate.config import resolve
-    from gpt_ablate.runs import RunDirectory
-    from gpt_ablate.training import Trainer
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = resolve(compose("config", overrides=["data=sample", "data.batch_size=2", *overrides]))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            config, data.load(config), RunDirectory(Path(folder)), "2026-01-01T00:00:00+00:00", Console(quiet=True)
-        )
+    with common.training(common.config_of("data.batch_size=2", *overrides)) as trainer:
         steps = iter(range(1, STEPS + 2))
-        with trainer.tracker, process.deterministic(), process.memory_kept():
-            result = _result(timed(lambda: trainer._optimise(next(steps)), STEPS), trainer.model)
+        result = _result(common.timed(lambda: trainer._optimise(next(steps)), STEPS), trainer.model)
     return result | {"flops": trainer.flops_per_token * trainer.tokens_per_step}
-
-
-def timed(do: Callable[[], object], times: int) -> list[float]:
-    """Seconds of each call but a first."""
-    do()
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        do()
-        seconds.append(time.perf_counter() - began)
-    return seconds
 
 
 def _result(seconds: list[float], model: torch.nn.Module) -> dict[str, Any]:
