@@ -29,8 +29,10 @@ SIZES = {
     "data.batch_size": (1, 2, 4, 8, 16),
     "model.n_layer": (2, 4, 8, 16, 24),
 }
+NAMES = {"model.context_length": "context", "data.batch_size": "batch", "model.n_layer": "layers"}
 ATTENTIONS = ("looped", "parallel", "sdpa")
 STEPS = 2
+SECONDS = (0.5, 1, 2, 4, 8)  # ticks
 
 
 def main() -> None:
@@ -99,7 +101,7 @@ def _draw(rows: list[dict[str, Any]], theme: Theme) -> Figure:
             for k, name in enumerate(ATTENTIONS):
                 its = [row for row in rows if (row["varied"], row["attention"]) == (key, name)]
                 look = style(theme, k)
-                label = f"{name}, {key.rpartition('.')[2]}^{its[0][f'exponent_{column}']:.2f}"
+                label = f"{name}, {NAMES[key]}^{its[0][f'exponent_{column}']:.2f}"
                 axis.plot(
                     sizes,
                     [row[column] for row in its],
@@ -109,10 +111,15 @@ def _draw(rows: list[dict[str, Any]], theme: Theme) -> Figure:
                     label=label,
                 )
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
             axis.set_xticks(sizes, [str(size) for size in sizes])
+            if column == "seconds":
+                axis.set_yscale("log")
+                axis.set_yticks(SECONDS, [f"{each:g}" for each in SECONDS])
+                axis.minorticks_off()
+            else:
+                axis.set_ylim(bottom=0)
             axis.legend(fontsize="small")
-            title(axis, f"{unit} against {key.rpartition('.')[2].replace('_', ' ')}")
+            title(axis, f"{unit} against {NAMES[key]}")
     return figure
 
 

@@ -33,6 +33,18 @@ def test_a_product_without_gradient_is_torchs(
         torch.testing.assert_close(ours(x), theirs(x))
 
 
+def test_a_single_row_is_shared_in_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    seen: list[tuple[int, ...]] = []
+    shared = Linear._shared
+    monkeypatch.setattr(Linear, "_shared", lambda self, x, parts: seen.append(x.shape) or shared(self, x, parts))
+    ours, _ = twins(12, bias=True)
+    with torch.inference_mode():
+        for shape in ((7,), (1, 7), (1, 1, 7), (2, 7)):
+            ours(torch.ones(shape))
+    assert seen == [(7,), (1, 7), (1, 1, 7)]
+
+
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="a torch without oneDNN")
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
 @biases

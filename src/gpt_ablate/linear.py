@@ -26,7 +26,7 @@ class Linear(nn.Linear):
         if x.numel() == self.in_features and not torch.is_grad_enabled():
             parts = _parts(self.out_features, torch.get_num_threads())
             return super().forward(x) if parts == 1 else self._shared(x, parts)
-        if onednn_is_quicker():
+        if x.dim() > 1 and onednn_is_quicker():
             return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return super().forward(x)
 
@@ -65,7 +65,7 @@ def onednn_is_quicker() -> bool:
 
 
 def _plain_float32_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() > 1 and not torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _parts(rows: int, threads: int) -> int:
