@@ -46,7 +46,7 @@ def training(config: Config) -> Iterator[Trainer]:
     from gpt_ablate.runs import RunDirectory
     from gpt_ablate.training import Trainer
 
-    with tempfile.TemporaryDirectory(dir=".") as folder, process.deterministic(), process.memory_kept():
+    with tempfile.TemporaryDirectory(dir="outputs") as folder, process.deterministic(), process.memory_kept():
         directory = RunDirectory(Path(folder))
         directory.checkpoints.mkdir()
         trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))

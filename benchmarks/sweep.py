@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _sweep(overrides: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory(dir="outputs") as folder:
         began = time.perf_counter()
         subprocess.run(  # noqa: S603
             [sys.executable, "-m", "gpt_ablate.train", "--multirun", *overrides, f"hydra.sweep.dir={folder}/study"],
