@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -65,10 +64,6 @@ def timed(do: Callable[[], object], times: int) -> list[float]:
     return seconds
 
 
-def median(values: Iterable[float]) -> float:
-    return statistics.median(values)
-
-
 def in_turn(rounds: int, names: Sequence[str], measure: Callable[[str], dict[str, Any]]) -> dict[str, list[Any]]:
     """`rounds` measurements of each name, so interleaved that a slow minute of the machine falls on all alike."""
     found: dict[str, list[Any]] = {name: [] for name in names}
@@ -80,10 +75,10 @@ def in_turn(rounds: int, names: Sequence[str], measure: Callable[[str], dict[str
     return found
 
 
-def worker(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
+def worker(module: str, *arguments: str) -> dict[str, Any]:
     """What `python -m <module> <arguments>` prints as JSON in its last line. Raises CalledProcessError if it fails."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment)  # noqa: S603
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -7,6 +7,7 @@ GPT-2 small, one sequence, the same weights in both, temperature 1, in turn. The
 from __future__ import annotations
 
 import argparse
+import statistics
 
 import torch
 
@@ -65,12 +66,14 @@ def main() -> None:
     rows = [
         {
             "implementation": name,
-            "tokens_per_second": round(common.median(its), 2),
+            "tokens_per_second": round(statistics.median(its), 2),
             "least": round(min(its), 2),
             "most": round(max(its), 2),
-            "of_transformers": round(common.median(a / b for a, b in zip(its, rates["transformers"], strict=True)), 3),
-            "of_memory_bound": round(common.median(a / b for a, b in zip(its, bound, strict=True)), 3),
-            "gb_per_second": round(common.median(bound) * weights / 1e9, 1),
+            "of_transformers": round(
+                statistics.median(a / b for a, b in zip(its, rates["transformers"], strict=True)), 3
+            ),
+            "of_memory_bound": round(statistics.median(a / b for a, b in zip(its, bound, strict=True)), 3),
+            "gb_per_second": round(statistics.median(bound) * weights / 1e9, 1),
             "machine": told,
         }
         for name, its in rates.items()

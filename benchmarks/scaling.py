@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,8 @@ def main() -> None:
             "varied": key,
             "size": size,
             "attention": name,
-            "seconds": round(common.median(run["seconds"] for run in found[each]), 4),
-            "memory_mb": round(common.median(run["bytes"] for run in found[each]) / 1e6, 1),
+            "seconds": round(statistics.median(run["seconds"] for run in found[each]), 4),
+            "memory_mb": round(statistics.median(run["bytes"] for run in found[each]) / 1e6, 1),
         }
         for each, (key, size, name) in words.items()
     ]
@@ -87,7 +88,7 @@ def _measure(overrides: list[str]) -> dict[str, float]:
             steps = iter(range(1, STEPS + 2))
             seconds = common.timed(lambda: trainer._optimise(next(steps)), STEPS)
             after = devices.peak_memory(trainer.device)["peak_rss_bytes"]
-    return {"seconds": common.median(seconds), "bytes": after - before}
+    return {"seconds": statistics.median(seconds), "bytes": after - before}
 
 
 def _draw(rows: list[dict[str, Any]], theme: Theme) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,10 +33,10 @@ def main() -> None:
     rows = [
         {
             "command": name,
-            "seconds": round(common.median(its), 2),
+            "seconds": round(statistics.median(its), 2),
             "least": round(min(its), 2),
             "most": round(max(its), 2),
-            "above_import_torch": round(common.median(above), 2) if name == "gpt_ablate" else 0,
+            "above_import_torch": round(statistics.median(above), 2) if name == "gpt_ablate" else 0,
             "machine": common.machine(),
         }
         for name, its in seconds.items()

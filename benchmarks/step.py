@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from typing import Any
 
 import torch
@@ -82,10 +83,10 @@ def summary(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         row = {
             "implementation": name if name.split(",")[0] in peers.PEERS else f"gpt_ablate {name}",
             "parameters": runs[0]["parameters"],
-            "seconds": round(common.median(seconds), 3),
+            "seconds": round(statistics.median(seconds), 3),
             "least": round(min(seconds), 3),
             "most": round(max(seconds), 3),
-            "peak_rss_gb": round(common.median(run["peak_rss_bytes"] for run in runs) / 1e9, 3),
+            "peak_rss_gb": round(statistics.median(run["peak_rss_bytes"] for run in runs) / 1e9, 3),
         }
         ratios = {
             "of_fastest_peer": (seconds, as_released),
@@ -94,9 +95,9 @@ def summary(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "memory_of_leanest": ([run["peak_rss_bytes"] for run in runs], leanest),
         }
         for column, (above, below) in ratios.items():
-            row[column] = round(common.median(a / b for a, b in zip(above, below, strict=True)), 3)
-        row["gflops_per_second"] = round(common.median(one["flops_per_second"] for one in found["floor"]) / 1e9, 1)
-        row["gb_per_second"] = round(common.median(one["bytes_per_second"] for one in found["floor"]) / 1e9, 1)
+            row[column] = round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
+        row["gflops_per_second"] = round(statistics.median(one["flops_per_second"] for one in found["floor"]) / 1e9, 1)
+        row["gb_per_second"] = round(statistics.median(one["bytes_per_second"] for one in found["floor"]) / 1e9, 1)
         rows.append(row | {"machine": told})
     return rows
 
@@ -145,7 +146,7 @@ def _result(seconds: list[float], model: torch.nn.Module) -> dict[str, Any]:
     from gpt_ablate import devices
 
     return {
-        "seconds": common.median(seconds),
+        "seconds": statistics.median(seconds),
         "parameters": sum(p.numel() for p in model.parameters()),
         **devices.peak_memory(torch.device("cpu")),
     }

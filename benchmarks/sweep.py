@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,8 @@ def main() -> None:
     rows = [
         {
             "sweep": "eight cells, mini",
-            "seconds": round(common.median(one["seconds"] for one in overhead), 1),
-            "of_runs": round(common.median(one["seconds"] / one["of_runs"] for one in overhead), 3),
+            "seconds": round(statistics.median(one["seconds"] for one in overhead), 1),
+            "of_runs": round(statistics.median(one["seconds"] / one["of_runs"] for one in overhead), 3),
             "of_sequential": "",
             "machine": common.machine(),
         }
@@ -54,10 +55,10 @@ def main() -> None:
         rows.append(
             {
                 "sweep": f"four of GPT-2 small, {name}",
-                "seconds": round(common.median(one["seconds"] for one in its), 1),
+                "seconds": round(statistics.median(one["seconds"] for one in its), 1),
                 "of_runs": "",
                 "of_sequential": round(
-                    common.median(one["seconds"] / base for one, base in zip(its, alone, strict=True)), 3
+                    statistics.median(one["seconds"] / base for one, base in zip(its, alone, strict=True)), 3
                 ),
                 "machine": common.machine(),
             }
