@@ -260,6 +260,18 @@ def test_a_loss_in_parts_has_the_gradient_of_the_plain_one(
         torch.autograd.grad(parts / 3, weights), torch.autograd.grad(plain / 3, weights), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+    with torch.inference_mode():
+        torch.testing.assert_close(loss_per_token(model, inputs, targets), plain)
+
+
+def test_a_loss_in_parts_is_passed_back_through_once(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_module, "LOSS_TOKENS", 4)
+    loss = loss_per_token(scrambled(configure(*SMALL), torch.float32), tokens_of(2, 5), tokens_of(2, 5, seed=1))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("variants", ["attention=looped norm=post", "attention=parallel layers=clone"])

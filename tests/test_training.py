@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 from torch.nn import functional as F
 
-from gpt_ablate import checkpoint, data, execution, tokenizer
+from gpt_ablate import checkpoint, data, execution, optimizer, tokenizer
 from gpt_ablate.config import Config
 from gpt_ablate.model import GPT, flops_per_token
 from gpt_ablate.registry import UsageError
@@ -95,14 +96,13 @@ def test_clipping_limits_the_gradient_of_the_update(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    original = torch.optim.AdamW.step
+    original = optimizer.adamw
 
-    def step(self: torch.optim.AdamW, *args: Any) -> Any:
-        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+    def update(parameters: list[Tensor], gradients: list[Tensor], *args: Any, **settings: Any) -> None:
         seen.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
-        return original(self, *args)
+        original(parameters, gradients, *args, **settings)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(optimizer, "adamw", update)
     directory = train(small("trainer.grad_clip=0.25", "trainer.max_steps=2"), tmp_path / "run")
     assert seen == pytest.approx([0.25, 0.25], rel=1e-3)
     assert all(line["grad_norm"] > 0.5 for line in directory.metrics() if "grad_norm" in line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,10 +21,10 @@ def check(config: Config) -> None:
             per_token = flops_per_token(GPT(config))
     except Exception:  # a variant that cannot be built: its own run will fail and say why
         return
-    total_steps(config, 1, per_token * config.data.batch_size * config.model.context_length)
+    total_steps(config, 1, lambda: per_token * config.data.batch_size * config.model.context_length)
 
 
-def total_steps(config: Config, steps_per_epoch: int, flops_per_step: float) -> int:
+def total_steps(config: Config, steps_per_epoch: int, flops_per_step: Callable[[], float]) -> int:
     """Optimiser steps until the first of the limits in epochs, steps, tokens and FLOPs.
 
     Raises UsageError if `trainer.max_flops` does not pay for one step.
@@ -36,10 +36,10 @@ def total_steps(config: Config, steps_per_epoch: int, flops_per_step: float) -> 
     if limits.max_tokens is not None:
         steps.append(limits.max_tokens // (config.data.batch_size * config.model.context_length))
     if limits.max_flops is not None:
-        if limits.max_flops < flops_per_step:
-            allowed = f"at least one step of this model: {flops_per_step:.4g} FLOPs"
+        if limits.max_flops < (of_step := flops_per_step()):
+            allowed = f"at least one step of this model: {of_step:.4g} FLOPs"
             raise UsageError([Problem("trainer.max_flops", limits.max_flops, allowed)])
-        steps.append(int(limits.max_flops // flops_per_step))
+        steps.append(int(limits.max_flops // of_step))
     return min(steps)
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from .config import Config
 from .files import content_of, read_json, write_json
 from .model import GPT
+from .optimizer import AdamW
 from .registry import Problem, UsageError
 from .runs import RunDirectory
 
@@ -33,7 +34,7 @@ def save(
     directory: RunDirectory,
     step: int,
     model: GPT,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     lines: dict[str, int],
     wall_time: float,
 ) -> None:
@@ -107,7 +108,7 @@ def newest(directory: RunDirectory) -> Saved | None:
     return None
 
 
-def load(folder: Path, model: GPT, optimizer: torch.optim.Optimizer | None = None) -> None:
+def load(folder: Path, model: GPT, optimizer: AdamW | None = None) -> None:
     """Load a whole checkpoint into model and optimizer. Raises UsageError if it is of another model."""
     try:
         load_model(model, folder / _WEIGHTS)
@@ -197,13 +198,10 @@ def _as_os_errors(where: Path) -> Iterator[None]:
         raise
 
 
-def _restore_optimizer(saved: dict[str, torch.Tensor], model: GPT, optimizer: torch.optim.Optimizer) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {i: {} for i, _ in enumerate(model.parameters())}
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-    for key, value in saved.items():
-        name, _, entry = key.rpartition("/")
-        state[index[name]][entry] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+def _restore_optimizer(saved: dict[str, torch.Tensor], model: GPT, optimizer: AdamW) -> None:
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            value.copy_(saved[f"{name}/{key}"])
 
 
 def _damage(folder: Path) -> Problem | None:

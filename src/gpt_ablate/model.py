@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,7 +90,7 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-LOSS_TOKENS = 512
+LOSS_TOKENS = 128
 """Tokens whose logits are in memory at once."""
 
 
@@ -98,8 +100,40 @@ def loss_per_token(model: GPT, inputs: Tensor, targets: Tensor, reduction: str =
     no_parts = torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type)  # parts know neither
     if no_parts or len(targets) <= LOSS_TOKENS:
         return F.cross_entropy(model.head(features).float(), targets, reduction=reduction)
-    parts = nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_TOKENS)
-    return F.linear_cross_entropy(features, model.head.weight, targets, reduction=reduction, options=parts)
+    with_gradient = torch.is_grad_enabled()
+    total = _LossInParts.apply(features, model.head.weight, targets, model.head, with_gradient)  # type: ignore[no-untyped-call]
+    return total / len(targets) if reduction == "mean" else total
+
+
+class _LossInParts(torch.autograd.Function):
+    """Summed cross-entropy of features (N, D), a head's weights (V, D) and targets (N,), LOSS_TOKENS of them at a time.
+
+    Gradients are computed ahead, while a part's logits are there (as in the Liger kernels, Hsu et al. 2024).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, head: nn.Module, with_gradient: bool
+    ) -> Tensor:
+        total = features.new_zeros(())
+        gradients = (torch.empty_like(features), torch.zeros_like(weight)) if with_gradient else ()
+        for start in range(0, len(targets), LOSS_TOKENS):
+            rows = slice(start, start + LOSS_TOKENS)
+            log_p = head(features[rows]).log_softmax(dim=-1)
+            own = targets[rows, None]
+            total -= log_p.gather(1, own).sum()
+            if gradients:
+                of_logits = log_p.exp_()
+                of_logits.scatter_add_(1, own, of_logits.new_full((), -1.0).expand_as(own))
+                torch.mm(of_logits, weight, out=gradients[0][rows])
+                gradients[1].addmm_(of_logits.t(), features[rows])
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        of_features, of_weight = ctx.saved_tensors
+        return of_features.mul_(gradient), of_weight.mul_(gradient), None, None, None
 
 
 def flops_per_token(model: GPT) -> float:

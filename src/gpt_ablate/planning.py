@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -58,8 +60,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     with composer(args.config_dir) as opened:
         name, overrides = args.config_name or "config", list(args.overrides)
         loader = opened.config_loader
-        if not (args.multirun or opened.get_mode(name, overrides) == RunMode.MULTIRUN):
-            composed = loader.load_configuration(name, overrides, RunMode.RUN)
+        composed = None if args.multirun else _of_one_run(opened, name, overrides)
+        if composed is not None:
             hydra_section.check(composed.hydra, multirun=False)
             run = _planned(composed, "run.dir")
             place = run.directory.path
@@ -96,6 +98,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
             raise UsageError(problems)
         arguments = [*sys.argv[1:], *additions, _pinned("sweep.dir", root)]
         return Plan(arguments, _check(runs, root), root, True, launcher)
+
+
+def _of_one_run(opened: Hydra, name: str, overrides: list[str]) -> DictConfig | None:
+    """The config of the one run that is asked for; None if it is a multirun, by its own hydra.mode."""
+    try:
+        composed = opened.config_loader.load_configuration(name, overrides, RunMode.RUN)
+    except HydraException:
+        if opened.get_mode(name, overrides) == RunMode.MULTIRUN:
+            return None
+        raise
+    return None if composed.hydra.mode == RunMode.MULTIRUN else composed
 
 
 def record_plan(plan: Plan, arguments: list[str]) -> None:

@@ -16,15 +16,15 @@ import torch
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Ask torch for algorithms that give the same bits every time."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_deterministic_debug_mode()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports torch's compiler: 2 s
     settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
         settings.fill_uninitialized_memory = fill
 
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import devices
 from .config import Config
 from .model import GPT, loss_per_token
+from .optimizer import AdamW
 
 REST = "head and loss"
 """What happens outside every part: these two, the embeddings' sum, and a layer's additions, which keep nothing."""
@@ -76,7 +77,7 @@ class _Step:
         self.device = devices.pick(config.trainer.device)
         self.dtype = config.trainer.dtype
         self.model = GPT(config).to(self.device).train()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.optimizer.lr, fused=True)
+        self.optimizer = AdamW(self.model.parameters(), config.optimizer, config.trainer.grad_clip)
         shape = (config.data.batch_size // config.trainer.accumulate, config.model.context_length + 1)
         tokens = torch.randint(self.model.token_embedding.num_embeddings, shape, device=self.device)
         self.batch = tokens[:, :-1], tokens[:, 1:]
@@ -89,10 +90,10 @@ class _Step:
         """The three passes; yields the name of each once it is done."""
         loss = self.forward()
         yield PASSES[0]
+        self.optimizer.begin(self.optimizer.settings.lr, loss)
         loss.backward()
         yield PASSES[1]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.finish()
         yield PASSES[2]
 
     def tensors(self) -> list[Tensor]:
@@ -113,7 +114,7 @@ def profile(config: Config, repeats: int = 3) -> dict[str, Any]:
     weights and optimiser state; a step's has gradients.
     """
     step = _Step(config)
-    for _ in step.run():  # so that optimiser state is there
+    for _ in step.run():  # the first is not like the others
         pass
     parts = parts_of(step.model)
     devices.reset_peak_memory(step.device)
@@ -188,7 +189,7 @@ def _saved(step: _Step, parts: dict[str, str]) -> dict[str, int]:
             loss = step.forward()
     saved[REST] += live.now - loss.element_size() - sum(saved.values())  # by fused kernels, out of the hook's sight
     loss.backward()
-    step.optimizer.zero_grad(set_to_none=True)
+    step.model.zero_grad()
     return saved
 
 
@@ -264,6 +265,7 @@ def _seconds(step: _Step, parts: dict[str, str], repeats: int) -> tuple[dict[str
         step.wait()
         return time.perf_counter()
 
+    step.optimizer.at_once = True  # so that its time is no part's
     taken: dict[tuple[str, str], list[float]] = defaultdict(list)
     passes: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):

@@ -51,8 +51,8 @@ def _ranks(merges: str) -> dict[bytes, int]:
     """Rank of every token: the 256 bytes in GPT-2's order (printable ones first), then the merges in theirs."""
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in printable]
-    byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    byte_of = {b: b for b in printable} | {256 + i: b for i, b in enumerate(others)}
     ranks = {bytes([b]): rank for rank, b in enumerate(printable + others)}
     for line in merges.splitlines()[1:]:
-        ranks[bytes(byte_of[c] for c in line.replace(" ", ""))] = len(ranks)
+        ranks[line.replace(" ", "").translate(byte_of).encode("latin-1")] = len(ranks)
     return ranks

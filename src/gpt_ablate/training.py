@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -17,6 +18,7 @@ from .config import Config
 from .data import Corpus, Split
 from .generation import sample_text
 from .model import GPT, flops_per_token, loss_per_token
+from .optimizer import AdamW
 from .runs import RunDirectory
 from .schedule import schedules
 from .tracking import ProgressBar, Tracker
@@ -55,19 +57,11 @@ class Trainer:
         self.peak_is_of_run = devices.reset_peak_memory(self.device)
         self.model = GPT(config).to(self.device)
         self.loss = torch.compile(loss_per_token) if self.settings.compile else loss_per_token
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.optimizer.lr,
-            betas=(config.optimizer.betas[0], config.optimizer.betas[1]),
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,  # same update, one pass over memory
-        )
+        self.optimizer = AdamW(self.model.parameters(), config.optimizer, self.settings.grad_clip)
         self.schedule = schedules.bind(config.schedule.node())
         self.steps_per_epoch = corpus.train.n_windows // config.data.batch_size
         self.tokens_per_step = config.data.batch_size * config.model.context_length
-        self.flops_per_token = flops_per_token(self.model)
-        flops_per_step = self.flops_per_token * self.tokens_per_step
-        self.total_steps = budget.total_steps(config, self.steps_per_epoch, flops_per_step)
+        self.total_steps = budget.total_steps(config, self.steps_per_epoch, self.flops_per_step)
         if saved:
             checkpoint.load(saved.folder, self.model, self.optimizer)
         self.step = saved.step if saved else 0
@@ -80,6 +74,15 @@ class Trainer:
         self._order: tuple[int, Tensor] = (0, torch.empty(0))
         self._ahead: tuple[int, list[tuple[Tensor, Tensor]]] = (0, [])
         """A step and its batch in parts, on their way to the device while the step before is computed."""
+
+    @functools.cached_property
+    def flops_per_token(self) -> float:
+        """Of forward and backward. Counted when first asked for: torch imports its compiler for it (2 s)."""
+        return flops_per_token(self.model)
+
+    def flops_per_step(self) -> float:
+        """Of forward and backward."""
+        return self.flops_per_token * self.tokens_per_step
 
     def train(self) -> dict[str, Any]:
         """All steps that are left, the last evaluation, and the result."""
@@ -97,6 +100,7 @@ class Trainer:
                 while not self._finished():
                     line = self._record_step()
                     bar.show(line, "train/epoch_loss" in line)
+                    _ = self.flops_per_token  # a model that cannot be counted fails now and not at its end
                     self._checkpoint_if_due(bool(stopping))
             except Diverged as error:
                 diverged = error
@@ -149,33 +153,29 @@ class Trainer:
     def _optimise(self, step: int) -> dict[str, Any]:
         """Update the weights on the batch of `step` (counted from 1).
 
-        Raises Diverged, weights untouched, if loss or gradient is not finite.
+        Raises Diverged if loss or gradient is not finite; weights are untouched, but for those whose own gradient was
+        finite and came before one that was not.
         """
         began = time.perf_counter()
         torch.manual_seed(rng.stream(self.config.root, f"dropout/{step}"))
         lr = self.config.optimizer.lr * self.schedule(step, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for inputs, targets in self._parts(step):
             with self._autocast():
                 part = self.loss(self.model, inputs, targets) / self.settings.accumulate
-            part.backward()
             losses.append(part.detach())
+            if len(losses) == self.settings.accumulate:
+                self.optimizer.begin(lr, torch.stack(losses).sum())
+            part.backward()
         if step < self.total_steps:
             self._ahead = (step + 1, self._parts(step + 1))
+        norm = self.optimizer.finish()
         loss = sum(part.item() for part in losses)
         if not math.isfinite(loss):
             raise Diverged(step, f"the loss is {loss}")
-        parameters = list(self.model.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not math.isfinite(norm):
             raise Diverged(step, f"the gradient's norm is {norm.item()}")
-        if self.settings.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.grad_clip, norm)
-        self.optimizer.step()
         seconds = time.perf_counter() - began
         self.seconds += seconds
         return (
@@ -193,7 +193,7 @@ class Trainer:
         """Share of the device's FLOP/s that a step of so many seconds used, where these are known."""
         if self.flop_rate is None:
             return {}
-        return {"flop_utilisation": self.flops_per_token * self.tokens_per_step / seconds / self.flop_rate}
+        return {"flop_utilisation": self.flops_per_step() / seconds / self.flop_rate}
 
     def _parts(self, step: int) -> list[tuple[Tensor, Tensor]]:
         """The batch of a step, as inputs and targets of each of its `trainer.accumulate` parts."""

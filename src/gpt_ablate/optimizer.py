@@ -1,0 +1,104 @@
+"""AdamW that moves weights while the backward pass goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from .config import OptimizerConfig
+
+WAITING_BYTES = 32 * 2**20
+"""Of gradients, that are used together."""
+
+
+class AdamW:
+    """torch's fused AdamW (Loshchilov & Hutter 2019, algorithm 2), for one backward pass at a time.
+
+    A gradient is used and freed soon after it is complete, so that they are never in memory all at once. Where they
+    are to be clipped they are: the norm of all is needed first. The same bits either way as by torch.optim.AdamW, which
+    needs them all and imports torch's compiler (2 s, 70 MB).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig, grad_clip: float | None = None):
+        self.settings, self.grad_clip = settings, grad_clip
+        self.at_once = grad_clip is not None
+        """Whether all gradients wait for the last."""
+        self.state = {
+            parameter: {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+            }
+            for parameter in parameters
+        }
+        """Of each parameter: updates so far, and the running means of its gradient and of the gradient's square."""
+        self._lr: float | None = None
+        self._not_finite = torch.zeros(())
+        self._norms: dict[nn.Parameter, Tensor] = {}
+        self._waiting: list[nn.Parameter] = []
+        for parameter in self.state:
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def begin(self, lr: float, loss: Tensor) -> None:
+        """The next backward pass completes the gradients; if `loss` is not finite, no weight is moved by it."""
+        self._lr, self._not_finite = lr, _as_number(~loss.isfinite())
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """Move the weights whose gradients wait still; the norm of all gradients.
+
+        Once a gradient is not finite no further weight is moved; those before it have been.
+        """
+        self._measure()
+        norm = nn.utils.get_total_norm([self._norms[p] for p in self.state if p in self._norms])
+        if self.grad_clip is not None:
+            nn.utils.clip_grads_with_norm_(self._waiting, self.grad_clip, norm)
+        self._update()
+        self._norms.clear()
+        self._lr = None
+        return norm
+
+    @torch.no_grad()
+    def _arrived(self, parameter: Tensor) -> None:
+        if self._lr is None:  # more is to come
+            return
+        self._waiting.append(parameter)
+        if not self.at_once and sum(p.nbytes for p in self._waiting) >= WAITING_BYTES:
+            self._measure()
+            self._update()
+
+    def _measure(self) -> None:
+        for parameter in self._waiting:
+            self._norms[parameter] = torch.linalg.vector_norm(parameter.grad)
+            self._not_finite = torch.maximum(self._not_finite, _as_number(~self._norms[parameter].isfinite()))
+
+    def _update(self) -> None:
+        states = [self.state[parameter] for parameter in self._waiting]
+        beta1, beta2 = self.settings.betas
+        adamw(
+            self._waiting,
+            [parameter.grad for parameter in self._waiting],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,  # one pass over memory
+            found_inf=self._not_finite,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=self._lr,
+            weight_decay=self.settings.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+        for parameter in self._waiting:
+            parameter.grad = None
+        self._waiting.clear()
+
+
+def _as_number(flag: Tensor) -> Tensor:
+    return flag.detach().float()
