@@ -26,7 +26,7 @@ class AdamW:
         self.settings, self.grad_clip = settings, grad_clip
         self.at_once = grad_clip is not None
         """Whether all gradients wait for the last."""
-        self.state = {
+        self.state: dict[Tensor, dict[str, Tensor]] = {
             parameter: {
                 "step": torch.zeros((), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter, requires_grad=False),
@@ -35,16 +35,18 @@ class AdamW:
             for parameter in parameters
         }
         """Of each parameter: updates so far, and the running means of its gradient and of the gradient's square."""
-        self._lr: float | None = None
+        self._is_last, self._lr = False, 0.0
         self._not_finite = torch.zeros(())
-        self._norms: dict[nn.Parameter, Tensor] = {}
-        self._waiting: list[nn.Parameter] = []
+        self._norms: dict[Tensor, Tensor] = {}
+        self._waiting: dict[Tensor, Tensor] = {}
+        """Parameters and their gradients."""
         for parameter in self.state:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
     def begin(self, lr: float, loss: Tensor) -> None:
         """The next backward pass completes the gradients; if `loss` is not finite, no weight is moved by it."""
-        self._lr, self._not_finite = lr, _as_number(~loss.isfinite())
+        self._is_last, self._lr = True, lr
+        self._not_finite = _as_number(~loss.isfinite())
 
     @torch.no_grad()
     def finish(self) -> Tensor:
@@ -55,32 +57,32 @@ class AdamW:
         self._measure()
         norm = nn.utils.get_total_norm([self._norms[p] for p in self.state if p in self._norms])
         if self.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(self._waiting, self.grad_clip, norm)
+            nn.utils.clip_grads_with_norm_(list(self._waiting), self.grad_clip, norm)
         self._update()
         self._norms.clear()
-        self._lr = None
+        self._is_last = False
         return norm
 
     @torch.no_grad()
     def _arrived(self, parameter: Tensor) -> None:
-        if self._lr is None:  # more is to come
+        if not self._is_last or parameter.grad is None:
             return
-        self._waiting.append(parameter)
-        if not self.at_once and sum(p.nbytes for p in self._waiting) >= WAITING_BYTES:
+        self._waiting[parameter] = parameter.grad
+        if not self.at_once and sum(gradient.nbytes for gradient in self._waiting.values()) >= WAITING_BYTES:
             self._measure()
             self._update()
 
     def _measure(self) -> None:
-        for parameter in self._waiting:
-            self._norms[parameter] = torch.linalg.vector_norm(parameter.grad)
+        for parameter, gradient in self._waiting.items():
+            self._norms[parameter] = torch.linalg.vector_norm(gradient)
             self._not_finite = torch.maximum(self._not_finite, _as_number(~self._norms[parameter].isfinite()))
 
     def _update(self) -> None:
         states = [self.state[parameter] for parameter in self._waiting]
         beta1, beta2 = self.settings.betas
         adamw(
-            self._waiting,
-            [parameter.grad for parameter in self._waiting],
+            list(self._waiting),
+            list(self._waiting.values()),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
