@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_training import small_run, train
 
-from gpt_ablate import devices, process
+from gpt_ablate import checks, devices, process
 from gpt_ablate.config import Config
 
 
@@ -58,3 +58,24 @@ def test_tf32_is_for_cuda(configure: Callable[..., Config], monkeypatch: pytest.
             seen.append(torch.get_float32_matmul_precision())
     assert seen == ["high", "highest"]
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        ("", 8 * 64 * 16 * 4 * 32 * 2),
+        ("trainer.accumulate=4", 8 * 16 * 16 * 4 * 32 * 2),
+        ("trainer.dtype=bfloat16", 8 * 64 * 16 * 50257),
+        ("trainer.compile=true", 8 * 64 * 16 * 50257),
+    ],
+)
+def test_a_batch_that_cannot_fit_is_refused(
+    overrides: str, needed: int, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ["model.d_model=32", "model.n_head=4", "model.n_layer=2", "model.context_length=16", "data.batch_size=64"]
+    config = configure("data=sample", *shape, *overrides.split())
+    monkeypatch.setattr(devices, "memory_bytes", lambda _: needed)
+    assert checks.batch_memory(config) == []
+    monkeypatch.setattr(devices, "memory_bytes", lambda _: needed - 1)
+    (problem,) = checks.batch_memory(config)
+    assert (problem.key, problem.value) == ("data.batch_size", 64)

@@ -51,7 +51,7 @@ def _data(config: Config) -> list[Problem]:
 
 
 def _memory(config: Config) -> list[Problem]:
-    """A model that cannot fit: weights, gradients and AdamW's two moments, in 4 bytes each.
+    """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept.
 
     Layers of a plugin may share their weights, so with one of those a single layer counts.
     """
@@ -64,7 +64,8 @@ def _memory(config: Config) -> list[Problem]:
         tokenizer.VOCAB_SIZE * model.d_model * (1 if model.tie_weights else 2) + model.context_length * model.d_model
     )
     layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
-    needed = 16 * (tables + (1 if config.plugins else model.n_layer) * layer)
+    gradients_kept = config.trainer.grad_clip is not None or config.trainer.accumulate > 1
+    needed = (16 if gradients_kept else 12) * (tables + (1 if config.plugins else model.n_layer) * layer)
     told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
     if needed > memory:
         return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
@@ -72,15 +73,21 @@ def _memory(config: Config) -> list[Problem]:
 
 
 def batch_memory(config: Config) -> list[Problem]:
-    """A batch that cannot fit: its logits and their gradient, in 4 bytes each."""
+    """A batch that cannot fit, by what it needs at least: both sides of each layer's GELU, kept for the backward pass.
+
+    Where the loss does not go in parts: all logits and their gradient. In 4 bytes each; layers of a plugin may be others.
+    """
     from . import devices, tokenizer
 
-    memory = devices.memory_bytes(config.trainer.device)
-    batch = config.data.batch_size // config.trainer.accumulate
-    needed = 8 * batch * config.model.context_length * tokenizer.VOCAB_SIZE
+    memory, model, trainer = devices.memory_bytes(config.trainer.device), config.model, config.trainer
+    tokens = config.data.batch_size // trainer.accumulate * model.context_length
+    if trainer.compile or trainer.dtype == "bfloat16":
+        needed = 8 * tokens * tokenizer.VOCAB_SIZE
+    else:
+        needed = 8 * tokens * model.hidden * (0 if config.plugins else model.n_layer)
     if needed <= memory:
         return []
-    told = f"a batch whose logits fit in {memory / 1e9:.3g} GB; these need {needed / 1e9:.3g} GB"
+    told = f"a batch that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB or more"
     return [Problem("data.batch_size", config.data.batch_size, f"{told} (trainer.accumulate divides it)")]
 
 
@@ -177,7 +184,7 @@ CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _arm: ("arm",),
     _shape: ("model.d_model", "model.n_head"),
     _data: ("data.name", "data.path", "data.dir"),
-    _memory: ("model", "trainer.device", "plugins"),
+    _memory: ("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins"),
     _encodable: tuple(Config.model_fields),
     _cell_keys: tuple(Config.model_fields),
     _accumulate: ("data.batch_size", "trainer.accumulate"),

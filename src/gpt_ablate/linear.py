@@ -31,9 +31,9 @@ class Linear(nn.Linear):
         return super().forward(x)
 
     def _shared(self, x: Tensor, parts: int) -> Tensor:
-        weights = self.weight.view(parts, -1, self.in_features).transpose(1, 2)
-        out = torch.bmm(x.reshape(1, 1, -1).expand(parts, -1, -1), weights).view(*x.shape[:-1], self.out_features)
-        return out if self.bias is None else out + self.bias
+        weights = self.weight.view(parts, -1, self.in_features).mT
+        out = torch.bmm(x.reshape(1, 1, -1).expand(parts, 1, -1), weights).view(*x.shape[:-1], -1)
+        return out if self.bias is None else out.add_(self.bias)
 
 
 class _Product(torch.autograd.Function):
@@ -68,6 +68,7 @@ def _plain_float32_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
+@functools.cache
 def _parts(rows: int, threads: int) -> int:
     """The least number of equal parts of `rows` that employs all threads; 1 if that is too many."""
     return next((n for n in range(threads, MOST_PARTS + 1) if rows % n == 0), 1)
