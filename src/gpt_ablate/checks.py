@@ -75,7 +75,7 @@ def _memory(config: Config) -> list[Problem]:
 def batch_memory(config: Config) -> list[Problem]:
     """A batch that cannot fit, by what it needs at least: both sides of each layer's GELU, kept for the backward pass.
 
-    Where the loss does not go in parts: all logits and their gradient. In 4 bytes each; layers of a plugin may be others.
+    Where the loss does not go in parts: all logits and their gradient. In 4 bytes each. A plugin's layers may differ.
     """
     from . import devices, tokenizer
 
