@@ -233,6 +233,7 @@ COMMANDS = [
     (["seed=0,1"], "seed = '0,1'", "--multirun"),
     (["--multirun", "norm=pre,prr"], "norm = 'prr'", "Did you mean 'pre'?"),
     (["experiment=dem"], "experiment = 'dem'", "Did you mean 'demo'?"),
+    (["--config-path", "nowhere", "norm=pre"], "--config-path = 'nowhere'", "--config-dir"),
     (["--config-dir", "nowhere", "norm=pre"], "--config-dir = 'nowhere'", "a folder"),
     (["trainer.max_epochs=0"], "trainer.max_epochs = 0", "greater than or equal to 1"),
     (["--multirun", "trainer.max_epochs=0,1"], "trainer.max_epochs = 0", "greater than or equal to 1"),

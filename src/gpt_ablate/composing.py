@@ -32,8 +32,8 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 
 
 @contextmanager
-def composer(config_dir: str | None) -> Iterator[Hydra]:
-    """Hydra over our configs and the user's `--config-dir`, as `hydra.main` sets it up."""
+def opened(config_dir: str | None) -> Iterator[Hydra]:
+    """Hydra over our configs and the user's `--config-dir`, as `hydra.main` sets it up. Raises UsageError."""
     hydra.version.setbase(VERSION_BASE)
     search_path = create_automatic_config_search_path(None, None, str(CONF))
     if config_dir is not None:
@@ -43,6 +43,16 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     try:
         yield Hydra.create_main_hydra2("gpt_ablate", search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@contextmanager
+def composer(config_dir: str | None) -> Iterator[Hydra]:
+    """`opened`, to compose configs with: what they hold amiss is raised as UsageError or HydraException."""
+    try:
+        with opened(config_dir) as found:
+            yield found
     except UsageError:
         raise
     except (YAMLError, RecursionError) as error:
@@ -54,8 +64,6 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
         if (key := re.search(r"full_key: (\S+)", str(error))) is None:
             raise
         raise UsageError([Problem(key[1], None, "a key that the command line can set")]) from error
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def composition_problem(error: Exception, overrides: list[str]) -> Problem:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from . import launchers, results
-from .composing import CONF, VERSION_BASE, composition_problem
+from .composing import CONF, VERSION_BASE, composition_problem, opened
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
 from .planning import Plan, make_plan, record_plan
@@ -50,13 +50,12 @@ def main() -> None:
     try:
         with refusals():
             if shows or args.experimental_rerun:
-                _train_with_hydra()
+                hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")(_train)()
                 return
             plan = make_plan(args)
             if plan.multirun:
                 record_plan(plan, sys.argv[1:])
-            sys.argv[1:] = plan.arguments
-            _hand_over(plan)
+            _hand_over(plan, args)
             sys.exit(_conclude(plan, console))
     except Refused:
         sys.exit(2)
@@ -86,11 +85,15 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _hand_over(plan: Plan) -> None:
+def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
     """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
+    overrides = get_args_parser().parse_args(plan.arguments).overrides
     try:
-        with suppress(FailFast):
-            _train_with_hydra()
+        with suppress(FailFast), opened(args.config_dir) as found:
+            if plan.multirun:
+                found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])
+            else:
+                found.run(args.config_name or "config", _train, overrides)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:
@@ -107,8 +110,7 @@ def _command_again(plan: Plan) -> str:
     return shlex.join(["python", "-m", "gpt_ablate.train", *again])
 
 
-@hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")
-def _train_with_hydra(composed: DictConfig) -> None:
+def _train(composed: DictConfig) -> None:
     """Hydra's task: one run. A failure is told at once and left in run.json, so that the next job goes on."""
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)

@@ -57,6 +57,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
     Raises UsageError with the problems of all of them; nothing is written.
     """
+    if args.config_path is not None:
+        raise UsageError([Problem("--config-path", args.config_path, "--config-dir, which adds a folder of configs")])
     with composer(args.config_dir) as opened:
         name, overrides = args.config_name or "config", list(args.overrides)
         loader = opened.config_loader
