@@ -5,7 +5,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from rich.console import Console
@@ -69,6 +71,7 @@ def run(
             files.tidy(folder)
         files.write_json(directory.run_file, record)
         on_start()
+        Thread(target=import_module, args=["torch.utils.tensorboard"]).start()  # 0.2 s, while the model is initialised
         try:
             trainer = Trainer(config, corpus, directory, record["start"], console, saved)
             directory.update(total_steps=trainer.total_steps)

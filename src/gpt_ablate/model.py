@@ -138,6 +138,8 @@ class _LossInParts(torch.autograd.Function):
                 of_logits.scatter_add_(1, own, of_logits.new_full((), -1.0).expand_as(own))
                 torch.mm(of_logits, weight, out=gradients[0][rows])
                 gradients[1].addmm_(of_logits.t(), features[rows])
+                del of_logits
+            del log_p  # before the next part's are there
         ctx.save_for_backward(*gradients)
         return total
 

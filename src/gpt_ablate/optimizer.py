@@ -37,7 +37,9 @@ class AdamW:
         """Of each parameter: updates so far, and the running means of its gradient and of the gradient's square."""
         self._is_last, self._lr = False, 0.0
         self._not_finite = torch.zeros(())
-        self._norms: dict[Tensor, Tensor] = {}
+        self._norms = torch.zeros(len(self.state), device=next(iter(self.state)).device)
+        """Of the gradients, in the parameters' order; one tensor, since small ones cut up the memory they lie in."""
+        self._place = {parameter: i for i, parameter in enumerate(self.state)}
         self._waiting: dict[Tensor, Tensor] = {}
         """Parameters and their gradients."""
         for parameter in self.state:
@@ -55,11 +57,11 @@ class AdamW:
         Once a gradient is not finite no further weight is moved; those before it have been.
         """
         self._measure()
-        norm = nn.utils.get_total_norm([self._norms[p] for p in self.state if p in self._norms])
+        norm = torch.linalg.vector_norm(self._norms)
         if self.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(list(self._waiting), self.grad_clip, norm)
         self._update()
-        self._norms.clear()
+        self._norms.zero_()
         self._is_last = False
         return norm
 
@@ -74,8 +76,8 @@ class AdamW:
 
     def _measure(self) -> None:
         for parameter, gradient in self._waiting.items():
-            self._norms[parameter] = torch.linalg.vector_norm(gradient)
-            self._not_finite = torch.maximum(self._not_finite, _as_number(~self._norms[parameter].isfinite()))
+            torch.linalg.vector_norm(gradient, out=self._norms[self._place[parameter]])
+        self._not_finite = torch.maximum(self._not_finite, _as_number(~self._norms.isfinite().all()))
 
     def _update(self) -> None:
         states = [self.state[parameter] for parameter in self._waiting]
