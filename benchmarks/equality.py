@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--against", type=Path, help="metrics.jsonl of the same config, instead of the plain training")
     args = parser.parse_args()
+    if args.against and args.seeds > 1:
+        parser.error("--against is one run's record: without --seeds")
     last: list[tuple[float, float]] = []
     for seed in range(123, 123 + args.seeds):
         config = common.config_of("data=verdict", "model.dropout=0", f"seed={seed}", *args.overrides)

@@ -17,9 +17,9 @@ WAITING_BYTES = 32 * 2**20
 class AdamW:
     """torch's fused AdamW (Loshchilov & Hutter 2019, algorithm 2), for one backward pass at a time.
 
-    A gradient is used and freed soon after it is complete, so that they are never in memory all at once. Where they
-    are to be clipped they are: the norm of all is needed first. The same bits either way as by torch.optim.AdamW, which
-    needs them all and imports torch's compiler (2 s, 70 MB).
+    A gradient is used and freed soon after it is complete, so that not all are in memory at once; only clipping waits
+    for the last, since it needs the norm of all. Either way the bits are those of torch.optim.AdamW, which always waits
+    and imports torch's compiler (2 s, 70 MB).
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig, grad_clip: float | None = None):

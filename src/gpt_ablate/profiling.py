@@ -111,7 +111,7 @@ def profile(config: Config, repeats: int = 3) -> dict[str, Any]:
 
     Saved bytes are what is kept between forward and backward, weights apart, counted at the part that saved a storage
     first; a loss in parts computes gradients ahead, and these count too. Peaks are of the tensors alive at once beside
-    weights and optimiser state; a step's has gradients.
+    weights and optimiser state; a step's has those gradients that are not used yet.
     """
     step = _Step(config)
     for _ in step.run():  # the first is not like the others
