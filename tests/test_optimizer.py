@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -86,6 +88,19 @@ def test_gradients_wait_for_one_another_only_to_be_clipped(
     loss.backward()
     assert max(there) == at_once - (grad_clip is None)
     moved.finish()
+
+
+def test_a_model_is_freed_with_its_optimiser() -> None:
+    model = network()
+    moved = AdamW(model.parameters(), SETTINGS)
+    loss = loss_of(model, BATCHES[0])
+    moved.begin(0.02, loss)
+    loss.backward()
+    moved.finish()
+    left = [weakref.ref(model), weakref.ref(moved)]
+    del model, moved, loss
+    gc.collect()
+    assert [reference() for reference in left] == [None, None]
 
 
 @pytest.mark.parametrize("grad_clip", [None, 1.0])

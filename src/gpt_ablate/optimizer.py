@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,9 @@ class AdamW:
         self._place = {parameter: i for i, parameter in enumerate(self.state)}
         self._waiting: dict[Tensor, Tensor] = {}
         """Parameters and their gradients."""
+        arrived = WeakMethod(self._arrived)  # a cycle through a parameter's hook is never collected
         for parameter in self.state:
-            parameter.register_post_accumulate_grad_hook(self._arrived)
+            parameter.register_post_accumulate_grad_hook(lambda it: (used := arrived()) and used(it))
 
     def begin(self, lr: float, loss: Tensor) -> None:
         """The next backward pass completes the gradients; if `loss` is not finite, no weight is moved by it."""
