@@ -127,17 +127,18 @@ class _LossInParts(torch.autograd.Function):
         with_gradient: bool,
     ) -> Tensor:
         total = features.new_zeros(())
-        gradients = (torch.empty_like(features), torch.zeros_like(weight)) if with_gradient else ()
+        gradients = (torch.empty_like(features), torch.empty_like(weight)) if with_gradient else ()
         for start in range(0, len(targets), at_once):
             rows = slice(start, start + at_once)
-            log_p = head(features[rows]).log_softmax(dim=-1)
+            log_p = head(features[rows])
+            torch.log_softmax(log_p, dim=-1, out=log_p)
             own = targets[rows, None]
             total -= log_p.gather(1, own).sum()
             if gradients:
                 of_logits = log_p.exp_()
                 of_logits.scatter_add_(1, own, of_logits.new_full((), -1.0).expand_as(own))
                 torch.mm(of_logits, weight, out=gradients[0][rows])
-                gradients[1].addmm_(of_logits.t(), features[rows])
+                gradients[1].addmm_(of_logits.t(), features[rows], beta=min(start, 1))  # the first part's is stored
                 del of_logits
             del log_p  # before the next part's are there
         ctx.save_for_backward(*gradients)
