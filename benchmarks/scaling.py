@@ -117,10 +117,9 @@ def _draw(rows: list[dict[str, Any]], theme: Theme) -> Figure:
                 axis.set_yscale("log")
                 axis.set_yticks(SECONDS, [f"{each:g}" for each in SECONDS])
                 axis.minorticks_off()
-            else:
-                axis.set_ylim(bottom=0)
             axis.legend(fontsize="small")
             title(axis, f"{unit} against {NAMES[key]}")
+    axes[1][0].set_ylim(bottom=0)  # once all are drawn, since it ends the fitting of the axes to what is drawn
     return figure
 
 
