@@ -1,4 +1,4 @@
-"""Cost against size: `python -m benchmarks.scaling` (about 7 minutes).
+"""Cost against size: `python -m benchmarks.scaling` (about 20 minutes).
 
 Seconds and peak memory of a training step, for context, batch and layers each varied around one shape (4 layers, 256
 wide, batch 2 of 256 tokens, dropout 0), with each attention. An exponent is the slope of the line through the
@@ -39,7 +39,7 @@ SECONDS = (0.5, 1, 2, 4, 8)  # ticks
 def main() -> None:
     """Measure all, or be one of the processes that are measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
