@@ -83,17 +83,18 @@ def worker(module: str, *arguments: str) -> dict[str, Any]:
 
 
 def machine(packages: Iterable[str] = ()) -> str:
-    """One line: processor, cores, memory, system and versions."""
+    """One line: processor (where Linux tells it with its family), cores, memory, system and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    about = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    flags = about.get("flags", "").split()
+    family = f"family {about['cpu family']}" if "cpu family" in about else ""
     kind = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = [f"{name} {_version(name)}" for name in ("torch", *packages)]
     return ", ".join(
         [
-            f"{names[0] if names else platform.processor()} {kind}".strip(),
+            " ".join(filter(None, (about.get("model name", platform.processor()), family, kind))),
             f"{os.cpu_count()} cores, {memory:.0f} GiB",
             f"{platform.system()}, Python {platform.python_version()}",
             *versions,
@@ -111,13 +112,18 @@ def _version(package: str) -> str:
 def record(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str], better: Mapping[str, str]) -> None:
     """Write benchmarks/<name>.csv. `better` says of a column whether "less" or "more" is better than last time.
 
-    Rows are matched by the columns in `key`; a figure worse by more than NOISE is pointed out.
+    Rows are matched by the columns in `key`; a figure worse by more than NOISE is pointed out, unless it was measured
+    on another processor.
     """
     target = FOLDER / f"{name}.csv"
     before = {}
     if target.exists():
         with target.open(newline="") as file:
             before = {tuple(row[column] for column in key): row for row in csv.DictReader(file)}
+    processors = {str(row["machine"]).partition(",")[0] for row in (*rows, *before.values())}
+    if len(processors) > 1:
+        print(f"not compared with the last recording: processors {' and '.join(sorted(processors))}")
+        before = {}
     for row in rows:
         earlier = before.get(tuple(str(row[column]) for column in key), {})
         for column, which in better.items():

@@ -1,7 +1,8 @@
 """Whether the fast paths change what is learned: `python -m benchmarks.equality` (GPT-2 small: about 20 minutes).
 
 Trains 90 steps on The Verdict at dropout 0 twice, from one start: as the trainer does, and with the plain loss (whole
-logits, `torch.nn.functional.cross_entropy`), attention (mask, softmax, product), linear layers and optimiser's loop.
+logits, `torch.nn.functional.cross_entropy`), attention (mask, softmax, product), embedding, GELU, linear layers and
+optimiser's loop.
 Prints the largest difference of any step's loss; with several seeds also how the losses of the last step are
 distributed, and what Welch's test says of their means (`model=micro model.dropout=0.1 attention=sdpa --seeds 10`).
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +23,9 @@ from torch.nn import functional as F
 
 from gpt_ablate.axes.attention import ParallelAttention
 from gpt_ablate.config import Config
+from gpt_ablate.embedding import Embedding
 from gpt_ablate.linear import Linear
+from gpt_ablate.mlp import MLP
 from gpt_ablate.model import GPT
 
 from . import common
@@ -37,6 +41,18 @@ def plain_attend(self: ParallelAttention, q: Tensor, k: Tensor, v: Tensor) -> Te
     scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return self.dropout(scores.masked_fill(future, -math.inf).softmax(dim=-1)) @ v
+
+
+def plain_mlp(self: MLP, x: Tensor) -> Tensor:
+    """As one writes it."""
+    return self.out(F.gelu(self.fc(x), approximate="tanh"))
+
+
+PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
+    Linear: nn.Linear.forward,
+    Embedding: nn.Embedding.forward,
+    MLP: plain_mlp,
+}
 
 
 class PlainAdamW:
@@ -103,8 +119,9 @@ def losses(config: Config, steps: int, plain: bool) -> list[float]:
             for module in trainer.model.modules():
                 if isinstance(module, ParallelAttention):
                     module.attend = plain_attend.__get__(module)  # type: ignore[method-assign]
-                if isinstance(module, Linear):
-                    module.forward = nn.Linear.forward.__get__(module)  # type: ignore[method-assign]
+                for fast, plain_forward in PLAIN.items():
+                    if isinstance(module, fast):
+                        module.forward = plain_forward.__get__(module)
         return [trainer._optimise(step)["train/loss"] for step in range(1, steps + 1)]
 
 

@@ -63,8 +63,8 @@ def test_tf32_is_for_cuda(configure: Callable[..., Config], monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("overrides", "needed"),
     [
-        ("", 8 * 64 * 16 * 4 * 32 * 2),
-        ("trainer.accumulate=4", 8 * 16 * 16 * 4 * 32 * 2),
+        ("", 4 * 64 * 16 * 4 * 32 * 2),
+        ("trainer.accumulate=4", 4 * 16 * 16 * 4 * 32 * 2),
         ("trainer.dtype=bfloat16", 8 * 64 * 16 * 50257),
         ("trainer.compile=true", 8 * 64 * 16 * 50257),
     ],

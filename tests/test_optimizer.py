@@ -38,6 +38,7 @@ def test_updates_are_those_of_torch(waiting: int, grad_clip: float | None, monke
     ours, theirs = network(), network()
     ours_optimizer = AdamW(ours.parameters(), SETTINGS, grad_clip)
     reference = torch.optim.AdamW(theirs.parameters(), lr=0.0, betas=(0.8, 0.95), weight_decay=0.3, fused=True)
+    tolerance = {"rtol": 0, "atol": 1e-7 if grad_clip else 0}  # the norm that clips is summed in another order
     for step, batch in enumerate(BATCHES, start=1):
         lr = 0.02 / step
         loss = loss_of(ours, batch)
@@ -49,10 +50,10 @@ def test_updates_are_those_of_torch(waiting: int, grad_clip: float | None, monke
         loss_of(theirs, batch).backward()
         expected = nn.utils.clip_grad_norm_(theirs.parameters(), grad_clip or math.inf)
         reference.step()
-        torch.testing.assert_close(norm, expected, rtol=0, atol=0)
+        torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(mine, other, rtol=0, atol=0)
-            torch.testing.assert_close(ours_optimizer.state[mine], dict(reference.state[other]), rtol=0, atol=0)
+            torch.testing.assert_close(mine, other, **tolerance)
+            torch.testing.assert_close(ours_optimizer.state[mine], dict(reference.state[other]), **tolerance)
             assert mine.grad is None
 
 

@@ -79,6 +79,8 @@ def plain_losses(config: Config) -> tuple[list[float], list[float]]:
         "norm=post optimizer.weight_decay=0",
         "trainer.accumulate=2 schedule=warmup schedule.warmup_steps=4",
         "trainer.grad_clip=0.05",
+        "model.tie_weights=true",
+        "model.tie_weights=true trainer.accumulate=2 trainer.grad_clip=0.05",
     ],
 )
 def test_losses_are_those_of_a_plain_loop(overrides: str, small: Callable[..., Config], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def _memory(config: Config) -> list[Problem]:
 
 
 def batch_memory(config: Config) -> list[Problem]:
-    """A batch that cannot fit, by what it needs at least: both sides of each layer's GELU, kept for the backward pass.
+    """A batch that cannot fit, by what it needs at least: what goes into each layer's GELU, kept for the backward pass.
 
     Where the loss does not go in parts: all logits and their gradient. In 4 bytes each. A plugin's layers may differ.
     """
@@ -84,7 +84,7 @@ def batch_memory(config: Config) -> list[Problem]:
     if trainer.compile or trainer.dtype == "bfloat16":
         needed = 8 * tokens * tokenizer.VOCAB_SIZE
     else:
-        needed = 8 * tokens * model.hidden * (0 if config.plugins else model.n_layer)
+        needed = 4 * tokens * model.hidden * (0 if config.plugins else model.n_layer)
     if needed <= memory:
         return []
     told = f"a batch that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB or more"

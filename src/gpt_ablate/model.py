@@ -13,22 +13,11 @@ from .axes.attention import LayerCache, attentions
 from .axes.layers import stacks
 from .axes.norm import norms
 from .config import Config
+from .embedding import Embedding, Spare
 from .init import initialise, inits
-from .linear import Linear
+from .linear import Linear, multiply_into
+from .mlp import MLP
 from .tokenizer import VOCAB_SIZE
-
-
-class MLP(nn.Module):
-    """Position-wise feed-forward with the tanh form of GELU (Radford et al. 2019)."""
-
-    def __init__(self, d_model: int, hidden: int) -> None:
-        super().__init__()
-        self.fc = Linear(d_model, hidden)
-        self.out = Linear(hidden, d_model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        return self.out(F.gelu(self.fc(x), approximate="tanh"))
 
 
 class GPT(nn.Module):
@@ -55,7 +44,8 @@ class GPT(nn.Module):
 
         self.context_length = shape.context_length
         self.n_head = shape.n_head
-        self.token_embedding = nn.Embedding(vocab_size, shape.d_model)
+        self.spare = Spare()
+        self.token_embedding = Embedding(vocab_size, shape.d_model, self.spare)
         self.position_embedding = nn.Embedding(shape.context_length, shape.d_model)
         self.dropout = nn.Dropout(shape.dropout)
         self.layers = stacks.build(axes["layers"].node(), make_layer, shape.n_layer)
@@ -90,7 +80,7 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-LOSS_TOKENS = 128
+LOSS_TOKENS = 256
 """Tokens whose logits are in memory at once, on the CPU.
 
 Elsewhere 8 times as many: products are quicker there against a part's pass over the gradient of the head's weights.
@@ -100,12 +90,11 @@ Elsewhere 8 times as many: products are quicker there against a part's pass over
 def loss_per_token(model: GPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of (B, T) targets in nats, reduced over all tokens."""
     features, targets = model.features(inputs).flatten(0, 1), targets.flatten()
-    no_parts = torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type)  # parts know neither
-    at_once = LOSS_TOKENS * (1 if features.device.type == "cpu" else 8)
-    if no_parts or len(targets) <= at_once:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type):  # parts know neither
         return F.cross_entropy(model.head(features).float(), targets, reduction=reduction)
+    at_once = LOSS_TOKENS * (1 if features.device.type == "cpu" else 8)
     total = _LossInParts.apply(  # type: ignore[no-untyped-call]
-        features, model.head.weight, targets, model.head, at_once, torch.is_grad_enabled()
+        features, model.head.weight, targets, at_once, model.spare, torch.is_grad_enabled()
     )
     return total / len(targets) if reduction == "mean" else total
 
@@ -122,25 +111,25 @@ class _LossInParts(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         targets: Tensor,
-        head: nn.Module,
         at_once: int,
+        spare: Spare,
         with_gradient: bool,
     ) -> Tensor:
         total = features.new_zeros(())
-        gradients = (torch.empty_like(features), torch.empty_like(weight)) if with_gradient else ()
+        gradients = (torch.empty_like(features), spare.take(*weight.shape, like=weight)) if with_gradient else ()
+        logits = features.new_empty(min(at_once, len(targets)), len(weight))
         for start in range(0, len(targets), at_once):
             rows = slice(start, start + at_once)
-            log_p = head(features[rows])
-            torch.log_softmax(log_p, dim=-1, out=log_p)
             own = targets[rows, None]
+            log_p = logits[: len(own)]
+            multiply_into(log_p, features[rows], weight)
+            torch.log_softmax(log_p, dim=-1, out=log_p)
             total -= log_p.gather(1, own).sum()
             if gradients:
                 of_logits = log_p.exp_()
                 of_logits.scatter_add_(1, own, of_logits.new_full((), -1.0).expand_as(own))
                 torch.mm(of_logits, weight, out=gradients[0][rows])
                 gradients[1].addmm_(of_logits.t(), features[rows], beta=min(start, 1))  # the first part's is stored
-                del of_logits
-            del log_p  # before the next part's are there
         ctx.save_for_backward(*gradients)
         return total
 

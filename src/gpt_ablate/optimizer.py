@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from .config import OptimizerConfig
+from .embedding import Spare
 
-WAITING_BYTES = 32 * 2**20
+WAITING_BYTES = 8 * 2**20
 """Of gradients, that are used together."""
 
 
@@ -19,12 +20,18 @@ class AdamW:
     """torch's fused AdamW (Loshchilov & Hutter 2019, algorithm 2), for one backward pass at a time.
 
     A gradient is used and freed soon after it is complete, so that not all are in memory at once; only clipping waits
-    for the last, since it needs the norm of all. Either way the bits are those of torch.optim.AdamW, which always waits
+    for the last, since it needs the norm of all. Unclipped, the bits are those of torch.optim.AdamW, which always waits
     and imports torch's compiler (2 s, 70 MB).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], settings: OptimizerConfig, grad_clip: float | None = None):
-        self.settings, self.grad_clip = settings, grad_clip
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        settings: OptimizerConfig,
+        grad_clip: float | None = None,
+        spare: Spare | None = None,
+    ) -> None:
+        self.settings, self.grad_clip, self.spare = settings, grad_clip, spare
         self.at_once = grad_clip is not None
         """Whether all gradients wait for the last."""
         self.state: dict[Tensor, dict[str, Tensor]] = {
@@ -78,7 +85,8 @@ class AdamW:
 
     def _measure(self) -> None:
         for parameter, gradient in self._waiting.items():
-            torch.linalg.vector_norm(gradient, out=self._norms[self._place[parameter]])
+            rows = torch.linalg.vector_norm(gradient, dim=-1)  # sums of fewer squares are quicker and more exact
+            torch.linalg.vector_norm(rows, out=self._norms[self._place[parameter]])
         self._not_finite = torch.maximum(self._not_finite, _as_number(~self._norms.isfinite().all()))
 
     def _update(self) -> None:
@@ -101,8 +109,10 @@ class AdamW:
             eps=1e-8,
             maximize=False,
         )
-        for parameter in self._waiting:
+        for parameter, gradient in self._waiting.items():
             parameter.grad = None
+            if self.spare:
+                self.spare.give(gradient)
         self._waiting.clear()
 
 

@@ -77,7 +77,7 @@ class _Step:
         self.device = devices.pick(config.trainer.device)
         self.dtype = config.trainer.dtype
         self.model = GPT(config).to(self.device).train()
-        self.optimizer = AdamW(self.model.parameters(), config.optimizer, config.trainer.grad_clip)
+        self.optimizer = AdamW(self.model.parameters(), config.optimizer, config.trainer.grad_clip, self.model.spare)
         shape = (config.data.batch_size // config.trainer.accumulate, config.model.context_length + 1)
         tokens = torch.randint(self.model.token_embedding.num_embeddings, shape, device=self.device)
         self.batch = tokens[:, :-1], tokens[:, 1:]

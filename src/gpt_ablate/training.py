@@ -57,7 +57,7 @@ class Trainer:
         self.peak_is_of_run = devices.reset_peak_memory(self.device)
         self.model = GPT(config).to(self.device)
         self.loss = torch.compile(loss_per_token) if self.settings.compile else loss_per_token
-        self.optimizer = AdamW(self.model.parameters(), config.optimizer, self.settings.grad_clip)
+        self.optimizer = AdamW(self.model.parameters(), config.optimizer, self.settings.grad_clip, self.model.spare)
         self.schedule = schedules.bind(config.schedule.node())
         self.steps_per_epoch = corpus.train.n_windows // config.data.batch_size
         self.tokens_per_step = config.data.batch_size * config.model.context_length
