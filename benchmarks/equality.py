@@ -4,7 +4,8 @@ Trains 90 steps on The Verdict at dropout 0 twice, from one start: as the traine
 logits, `torch.nn.functional.cross_entropy`), attention (mask, softmax, product), embedding, GELU, linear layers and
 optimiser's loop.
 Prints the largest difference of any step's loss; with several seeds also how the losses of the last step are
-distributed, and what Welch's test says of their means (`model=micro model.dropout=0.1 attention=sdpa --seeds 10`).
+distributed, and what Welch's test says of their means (`model=micro model.dropout=0.1 --seeds 10`, where the two draw
+other masks).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from gpt_ablate.axes.attention import ParallelAttention
 from gpt_ablate.config import Config
+from gpt_ablate.dropout import Dropout
 from gpt_ablate.embedding import Embedding
 from gpt_ablate.linear import Linear
 from gpt_ablate.mlp import MLP
@@ -51,6 +53,7 @@ def plain_mlp(self: MLP, x: Tensor) -> Tensor:
 PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
     Linear: nn.Linear.forward,
     Embedding: nn.Embedding.forward,
+    Dropout: nn.Dropout.forward,
     MLP: plain_mlp,
 }
 

@@ -13,6 +13,7 @@ from .axes.attention import LayerCache, attentions
 from .axes.layers import stacks
 from .axes.norm import norms
 from .config import Config
+from .dropout import Dropout
 from .embedding import Embedding, Spare
 from .init import initialise, inits
 from .linear import Linear, multiply_into
@@ -47,7 +48,7 @@ class GPT(nn.Module):
         self.spare = Spare()
         self.token_embedding = Embedding(vocab_size, shape.d_model, self.spare)
         self.position_embedding = nn.Embedding(shape.context_length, shape.d_model)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         self.layers = stacks.build(axes["layers"].node(), make_layer, shape.n_layer)
         self.final_norm = self.layers[0].closing_norm()
         self.head = Linear(shape.d_model, vocab_size, bias=False)

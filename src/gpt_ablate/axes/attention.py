@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt_ablate.dropout import Dropout
 from gpt_ablate.linear import Linear
 from gpt_ablate.registry import Registry
 
@@ -46,7 +47,7 @@ class CausalSelfAttention(nn.Module):
         self.head_dim = d_model // n_head
         self.qkv = Linear(d_model, 3 * d_model, bias=qkv_bias)
         self.out = Linear(d_model, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, x holds only the tokens after those cached."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from gpt_ablate.axes.attention import LayerCache
 from gpt_ablate.config import Positive
+from gpt_ablate.dropout import Dropout
 from gpt_ablate.registry import Registry
 
 norms: Registry[type[Block]] = Registry("norm")
@@ -22,7 +23,7 @@ class Block(nn.Module):
         self.attention = attention
         self.norm2 = nn.LayerNorm(d_model, eps=eps)
         self.mlp = mlp
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
