@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -102,8 +103,11 @@ class Tracker:
 
 
 def _append(file: IO[str], line: Mapping[str, Any]) -> None:
+    """Raises FileNotFoundError if the file was removed: what is written to it would be lost."""
     file.write(_json_line(line))
     file.flush()
+    if os.fstat(file.fileno()).st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file.name)
 
 
 def _json_line(line: Mapping[str, Any]) -> str:
