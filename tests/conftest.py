@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from gpt_ablate import linear
 from gpt_ablate.composing import CONF
 from gpt_ablate.config import Config, resolve
 
@@ -56,6 +57,15 @@ def with_data(configure: Callable[..., Config]) -> Callable[..., Config]:
         return config.model_copy(update={"data": config.data.model_copy(update=values)})
 
     return make
+
+
+@pytest.fixture(params=["MKL", "oneDNN forward", "oneDNN"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to share the products of float32 on the CPU between the two libraries, whatever is quicker here."""
+    if request.param != "MKL" and not linear.has_onednn():
+        pytest.skip("a torch without oneDNN")
+    quicker = linear.Quicker(forward=request.param != "MKL", backward=request.param == "oneDNN")
+    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: quicker)
 
 
 def _needed(name: str) -> Path:

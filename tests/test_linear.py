@@ -45,12 +45,11 @@ def test_a_single_row_is_shared_in_any_shape(monkeypatch: pytest.MonkeyPatch) ->
     assert seen == [(7,), (1, 7), (1, 1, 7)]
 
 
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="a torch without oneDNN")
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
 @biases
 @shapes
-def test_gradients_are_torchs(kind: str, bias: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: True)
+def test_gradients_are_torchs(kind: str, bias: bool, shape: tuple[int, ...]) -> None:
     ours, theirs = (layer.double() if kind == "float64" else layer for layer in twins(5, bias))
     x = torch.randn(*shape, 7, dtype=ours.weight.dtype, requires_grad=True)
     found = []
@@ -63,8 +62,8 @@ def test_gradients_are_torchs(kind: str, bias: bool, shape: tuple[int, ...], mon
         torch.testing.assert_close(mine, torchs)
 
 
-def test_only_what_is_wanted_gets_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: True)
+@pytest.mark.usefixtures("products")
+def test_only_what_is_wanted_gets_a_gradient() -> None:
     ours, theirs = twins(5, bias=True)
     for layer in (ours, theirs):
         layer.weight.requires_grad_(False)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from gpt_ablate import linear
 from gpt_ablate.mlp import MLP
 
 
@@ -19,16 +18,11 @@ def twins(wide: float = 1.0) -> tuple[MLP, nn.Sequential]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("by_onednn", [True, False])
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("wide", [1.0, 30.0])
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("shape", [(1,), (4,), (2, 3)])
-def test_values_and_gradients_are_torchs(
-    shape: tuple[int, ...], kind: str, wide: float, by_onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if by_onednn and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("a torch without oneDNN")
-    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: by_onednn)
+def test_values_and_gradients_are_torchs(shape: tuple[int, ...], kind: str, wide: float) -> None:
     ours, theirs = (each.double() if kind == "float64" else each for each in twins(wide))
     x = torch.randn(*shape, 6, dtype=ours.fc.weight.dtype, requires_grad=True)
     found = []

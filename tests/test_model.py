@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt_ablate import linear
 from gpt_ablate import model as model_module
 from gpt_ablate.config import Config
 from gpt_ablate.model import GPT, flops_per_token, loss_per_token
@@ -244,12 +245,14 @@ def test_loss_per_token_is_the_negative_log_probability(configure: Callable[...,
     assert total == pytest.approx(-picked.sum().item(), rel=1e-5)
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("at_once", [1, 4, 10, 512])
 def test_a_loss_in_parts_has_the_gradient_of_the_plain_one(
     tied: bool, at_once: int, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_module, "LOSS_TOKENS", at_once)
+    monkeypatch.setattr(linear, "COLUMNS_AT_ONCE", 7)
     model = scrambled(configure(*SMALL, f"model.tie_weights={str(tied).lower()}"), torch.float32)
     inputs, targets = tokens_of(2, 5), tokens_of(2, 5, seed=1)
     plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())

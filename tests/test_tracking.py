@@ -148,3 +148,14 @@ def test_without_a_terminal_there_is_a_line_an_epoch(
     assert len(lines) == 2
     for i, (line, mean) in enumerate(zip(lines, means, strict=True), start=1):
         assert line.partition("/run: ")[2].startswith(f"epoch {i}/2  step {6 * i}/12  train {mean:.4f}")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_record_that_was_removed_ends_the_run(name: str, config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, "evaluate", lambda self, batches=None: (path / name).unlink() or {})
+        with pytest.raises(FileNotFoundError) as error:
+            execution.run(config, path, [], Console(quiet=True))
+    assert error.value.filename == str(path / name)
+    assert RunDirectory(path).record()["status"] == "failed"

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,15 @@ from torch.nn import functional as F
 
 MOST_PARTS = 64
 ZEN_3 = 25
-"""The family of AMD's processors from which on MKL is the quicker one."""
+"""AMD's family of processors from which on MKL's kernels for AVX2 are the quicker ones."""
 COLUMNS_AT_ONCE = 1024
 
 
 class Linear(nn.Linear):
     """`nn.Linear`, in float32 on the CPU by other kernels where they are quicker (benchmarks/README.md).
 
-    On AMD's Zen 1 and 2 oneDNN multiplies by transposed weights at a higher rate than MKL, which torch calls. And
-    where no gradient is wanted, all threads share the product with a single row, a token of a sample: BLAS gives it to
-    one.
+    On some of AMD's processors oneDNN multiplies at a higher rate than MKL, which torch calls. And where no gradient
+    is wanted, all threads share the product with a single row, a token of a sample: BLAS gives it to one.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +32,7 @@ class Linear(nn.Linear):
         if x.numel() == self.in_features and not torch.is_grad_enabled():
             parts = _parts(self.out_features, torch.get_num_threads())
             return super().forward(x) if parts == 1 else self._shared(x, parts)
-        if x.dim() > 1 and onednn_is_quicker():
+        if x.dim() > 1 and onednn_is_quicker().forward:
             return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return super().forward(x)
 
@@ -44,7 +43,7 @@ class Linear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b by oneDNN; the products of the backward pass, where it is the slower one, as torch makes them."""
+    """x W^T + b by oneDNN."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,14 +58,25 @@ class _Product(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b for rows x (..., in), without a gradient of its own."""
-    return (_by_onednn if onednn_is_quicker() else F.linear)(x, weight, bias)
+    return (_by_onednn if onednn_is_quicker().forward else F.linear)(x, weight, bias)
 
 
 def multiply_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """x W^T (rows, out), for x (rows, in) and very many outputs, which MKL is quicker to multiply by in parts."""
+    """x W^T (rows, out), for x (rows, in) and very many outputs, which are quicker to multiply by in parts."""
     columns = COLUMNS_AT_ONCE if out.device.type == "cpu" else len(weight)
+    by_onednn = plain_float32_on_cpu(out) and onednn_is_quicker().forward
     for place, rows in zip(out.split(columns, dim=1), weight.split(columns), strict=True):
-        torch.mm(x, rows.t(), out=place)
+        if by_onednn:
+            place.copy_(_by_onednn(x, rows))
+        else:
+            torch.mm(x, rows.t(), out=place)
+
+
+def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    """That of x (..., in), from that of x W^T (..., out)."""
+    if plain_float32_on_cpu(gradient) and onednn_is_quicker().backward:
+        return _by_onednn(gradient, weight.t())
+    return gradient @ weight
 
 
 def gradients(
@@ -75,7 +85,7 @@ def gradients(
     """Those of x, W and b, where they are wanted, from that of x W^T + b (..., out)."""
     rows = gradient.flatten(0, -2)
     return (
-        gradient @ weight if wanted[0] else None,
+        gradient_of_input(gradient, weight) if wanted[0] else None,
         rows.t() @ x.flatten(0, -2) if wanted[1] else None,
         rows.sum(dim=0) if wanted[2] else None,
     )
@@ -87,17 +97,32 @@ def plain_float32_on_cpu(x: Tensor) -> bool:
     return is_float32 and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
+class Quicker(NamedTuple):
+    """Products that oneDNN is quicker to make here than MKL; those that give a weight's gradient it never is."""
+
+    forward: bool
+    backward: bool
+    """Of a gradient with the weights."""
+
+
 @functools.cache
-def onednn_is_quicker() -> bool:
-    """Whether this machine's processor is AMD's Zen 1 or 2 and torch has the kernel."""
+def onednn_is_quicker() -> Quicker:
+    """By what was measured (benchmarks/README.md): AMD's Zen 1 and 2 forward, with AVX-512 both, any other neither."""
     info = Path("/proc/cpuinfo")
     told = info.read_text(encoding="utf-8") if info.exists() else ""
     family = re.search(r"^cpu family\s*: (\d+)$", told, re.MULTILINE)
-    is_early = "AuthenticAMD" in told and family is not None and int(family[1]) < ZEN_3
-    return is_early and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if family is None or "AuthenticAMD" not in told or not has_onednn():
+        return Quicker(forward=False, backward=False)
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return Quicker(forward=has_avx512 or int(family[1]) < ZEN_3, backward=has_avx512)
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def has_onednn() -> bool:
+    """Whether torch was built with it."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import Linear, gradients, plain_float32_on_cpu, product
+from .linear import Linear, gradient_of_input, gradients, plain_float32_on_cpu, product
 
 SLOPE = math.sqrt(8 / math.pi)
 CUBIC = 0.044715
@@ -52,7 +52,7 @@ class _GeluProduct(torch.autograd.Function):
         slope = _parabola(x, 3 * CUBIC).mul_(gelu)  # gelu' = gate + gelu u' (1 - gate)
         slope.addcmul_(slope, gate, value=-1).add_(gate)
         del gate, gelu
-        return slope.mul_(gradient @ weight), of_weight, of_bias
+        return slope.mul_(gradient_of_input(gradient, weight)), of_weight, of_bias
 
 
 def _gate(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .config import Config
 from .dropout import Dropout
 from .embedding import Embedding, Spare
 from .init import initialise, inits
-from .linear import Linear, multiply_into
+from .linear import Linear, gradient_of_input, multiply_into
 from .mlp import MLP
 from .tokenizer import VOCAB_SIZE
 
@@ -129,7 +129,7 @@ class _LossInParts(torch.autograd.Function):
             if gradients:
                 of_logits = log_p.exp_()
                 of_logits.scatter_add_(1, own, of_logits.new_full((), -1.0).expand_as(own))
-                torch.mm(of_logits, weight, out=gradients[0][rows])
+                gradients[0][rows] = gradient_of_input(of_logits, weight)
                 gradients[1].addmm_(of_logits.t(), features[rows], beta=min(start, 1))  # the first part's is stored
         ctx.save_for_backward(*gradients)
         return total
