@@ -19,8 +19,9 @@ def twins(rows: int, bias: bool) -> tuple[Linear, nn.Linear]:
     return ours, theirs
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("rows", [12, 35, 127])
+@pytest.mark.parametrize("rows", [5, 12, 35, 127])
 @biases
 @shapes
 def test_a_product_without_gradient_is_torchs(
@@ -35,6 +36,8 @@ def test_a_product_without_gradient_is_torchs(
 
 def test_a_single_row_is_shared_in_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    none = linear.Quicker(forward=False, backward=False, row=False)
+    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: none)
     seen: list[tuple[int, ...]] = []
     shared = Linear._shared
     monkeypatch.setattr(Linear, "_shared", lambda self, x, parts: seen.append(x.shape) or shared(self, x, parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -146,3 +147,11 @@ def test_a_sample_continues_its_prompt(configure: Callable[..., Config]) -> None
     assert len(tokens) == 12
     assert sample_text(model, how, seeded(4)) == tokenizer.gpt2().decode(tokens)
     assert sample_text(model, how, seeded(5)) != sample_text(model, how, seeded(4))
+
+
+@pytest.mark.parametrize("bad", [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf]])
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.0}, {"top_k": 3}])
+def test_logits_that_are_not_finite_are_refused(bad: list[float], how: dict[str, float]) -> None:
+    logits = torch.cat([torch.randn(VOCABULARY), torch.tensor(bad)])
+    with pytest.raises(FloatingPointError, match="not finite"):
+        draw(logits, settings(**how), seeded(0))

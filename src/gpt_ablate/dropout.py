@@ -22,8 +22,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape, to the same shape."""
+        if not self.training:
+            return x
         keep = LEVELS - round(self.p * LEVELS)
-        if self.training and plain_float32_on_cpu(x) and 0 < keep < LEVELS:
+        if plain_float32_on_cpu(x) and 0 < keep < LEVELS:
             return _Masked.apply(x, keep)  # type: ignore[no-untyped-call]
         return super().forward(x)
 

@@ -29,10 +29,13 @@ class Linear(nn.Linear):
         """(..., in) -> (..., out)."""
         if not plain_float32_on_cpu(x):
             return super().forward(x)
+        quicker = onednn_is_quicker()
         if x.numel() == self.in_features and not torch.is_grad_enabled():
+            if quicker.row and self.out_features > self.in_features:
+                return _by_onednn(x.reshape(1, -1), self.weight, self.bias).view(*x.shape[:-1], -1)
             parts = _parts(self.out_features, torch.get_num_threads())
             return super().forward(x) if parts == 1 else self._shared(x, parts)
-        if x.dim() > 1 and onednn_is_quicker().forward:
+        if x.dim() > 1 and quicker.forward:
             return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return super().forward(x)
 
@@ -103,18 +106,20 @@ class Quicker(NamedTuple):
     forward: bool
     backward: bool
     """Of a gradient with the weights."""
+    row: bool
+    """Of one row with more outputs than inputs, without a gradient."""
 
 
 @functools.cache
 def onednn_is_quicker() -> Quicker:
-    """By what was measured (benchmarks/README.md): AMD's Zen 1 and 2 forward, with AVX-512 both, any other neither."""
+    """By what was measured (benchmarks/README.md): AMD's Zen 1 and 2 forward, with AVX-512 all, any other none."""
     info = Path("/proc/cpuinfo")
     told = info.read_text(encoding="utf-8") if info.exists() else ""
     family = re.search(r"^cpu family\s*: (\d+)$", told, re.MULTILINE)
     if family is None or "AuthenticAMD" not in told or not has_onednn():
-        return Quicker(forward=False, backward=False)
+        return Quicker(forward=False, backward=False, row=False)
     has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return Quicker(forward=has_avx512 or int(family[1]) < ZEN_3, backward=has_avx512)
+    return Quicker(forward=has_avx512 or int(family[1]) < ZEN_3, backward=has_avx512, row=has_avx512)
 
 
 def has_onednn() -> bool:
