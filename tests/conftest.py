@@ -64,8 +64,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Each way to share the products of float32 on the CPU between the two libraries, whatever is quicker here."""
     if request.param != "MKL" and not linear.has_onednn():
         pytest.skip("a torch without oneDNN")
-    is_all = request.param == "oneDNN"
-    quicker = linear.Quicker(forward=request.param != "MKL", backward=is_all, row=is_all)
+    quicker = linear.Quicker(forward=request.param != "MKL", backward=request.param == "oneDNN")
     monkeypatch.setattr(linear, "onednn_is_quicker", lambda: quicker)
 
 

@@ -20,14 +20,16 @@ def twins(rows: int, bias: bool) -> tuple[Linear, nn.Linear]:
 
 
 @pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("longest", [0, 7])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [5, 12, 35, 127])
 @biases
 @shapes
 def test_a_product_without_gradient_is_torchs(
-    rows: int, bias: bool, shape: tuple[int, ...], threads: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, bias: bool, shape: tuple[int, ...], threads: int, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(linear, "LONGEST_TWICE", longest)
     ours, theirs = twins(rows, bias)
     x = torch.randn(*shape, 7)
     with torch.inference_mode():
@@ -35,12 +37,9 @@ def test_a_product_without_gradient_is_torchs(
 
 
 def test_a_single_row_is_shared_in_any_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    none = linear.Quicker(forward=False, backward=False, row=False)
-    monkeypatch.setattr(linear, "onednn_is_quicker", lambda: none)
     seen: list[tuple[int, ...]] = []
-    shared = Linear._shared
-    monkeypatch.setattr(Linear, "_shared", lambda self, x, parts: seen.append(x.shape) or shared(self, x, parts))
+    of_row = Linear._of_row
+    monkeypatch.setattr(Linear, "_of_row", lambda self, x: seen.append(x.shape) or of_row(self, x))
     ours, _ = twins(12, bias=True)
     with torch.inference_mode():
         for shape in ((7,), (1, 7), (1, 1, 7), (2, 7)):

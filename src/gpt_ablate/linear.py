@@ -16,32 +16,38 @@ MOST_PARTS = 64
 ZEN_3 = 25
 """AMD's family of processors from which on MKL's kernels for AVX2 are the quicker ones."""
 COLUMNS_AT_ONCE = 1024
+LONGEST_TWICE = 1280
+"""Inputs of a row up to which MKL multiplies two equal ones sooner than parts of the weights by one."""
 
 
 class Linear(nn.Linear):
     """`nn.Linear`, in float32 on the CPU by other kernels where they are quicker (benchmarks/README.md).
 
     On some of AMD's processors oneDNN multiplies at a higher rate than MKL, which torch calls. And where no gradient
-    is wanted, all threads share the product with a single row, a token of a sample: BLAS gives it to one.
+    is wanted, all threads share the product with a single row, a token of a sample, which BLAS gives to one: as one
+    with two equal rows, or in a batch of parts of the weights.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         if not plain_float32_on_cpu(x):
             return super().forward(x)
-        quicker = onednn_is_quicker()
         if x.numel() == self.in_features and not torch.is_grad_enabled():
-            if quicker.row and self.out_features > self.in_features:
-                return _by_onednn(x.reshape(1, -1), self.weight, self.bias).view(*x.shape[:-1], -1)
-            parts = _parts(self.out_features, torch.get_num_threads())
-            return super().forward(x) if parts == 1 else self._shared(x, parts)
-        if x.dim() > 1 and quicker.forward:
+            return self._of_row(x)
+        if x.dim() > 1 and onednn_is_quicker().forward:
             return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return super().forward(x)
 
-    def _shared(self, x: Tensor, parts: int) -> Tensor:
-        weights = self.weight.view(parts, -1, self.in_features).mT
-        out = torch.bmm(x.reshape(1, 1, -1).expand(parts, 1, -1), weights).view(*x.shape[:-1], -1)
+    def _of_row(self, x: Tensor) -> Tensor:
+        parts = _parts(self.out_features, torch.get_num_threads())
+        if self.in_features <= LONGEST_TWICE:
+            out = torch.mm(self.weight, x.reshape(1, -1).repeat(2, 1).t())[:, 0].contiguous()
+        elif parts > 1:
+            weights = self.weight.view(parts, -1, self.in_features).mT
+            out = torch.bmm(x.reshape(1, 1, -1).expand(parts, 1, -1), weights)
+        else:
+            return super().forward(x)
+        out = out.view(*x.shape[:-1], -1)
         return out if self.bias is None else out.add_(self.bias)
 
 
@@ -106,20 +112,18 @@ class Quicker(NamedTuple):
     forward: bool
     backward: bool
     """Of a gradient with the weights."""
-    row: bool
-    """Of one row with more outputs than inputs, without a gradient."""
 
 
 @functools.cache
 def onednn_is_quicker() -> Quicker:
-    """By what was measured (benchmarks/README.md): AMD's Zen 1 and 2 forward, with AVX-512 all, any other none."""
+    """By what was measured (benchmarks/README.md): AMD's Zen 1 and 2 forward, with AVX-512 both, any other neither."""
     info = Path("/proc/cpuinfo")
     told = info.read_text(encoding="utf-8") if info.exists() else ""
     family = re.search(r"^cpu family\s*: (\d+)$", told, re.MULTILINE)
     if family is None or "AuthenticAMD" not in told or not has_onednn():
-        return Quicker(forward=False, backward=False, row=False)
+        return Quicker(forward=False, backward=False)
     has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return Quicker(forward=has_avx512 or int(family[1]) < ZEN_3, backward=has_avx512, row=has_avx512)
+    return Quicker(forward=has_avx512 or int(family[1]) < ZEN_3, backward=has_avx512)
 
 
 def has_onednn() -> bool:
