@@ -3,8 +3,8 @@
 Step: zero_grad, forward, loss, backward, AdamW; for this project with all that its trainer does in one (gradient norm,
 checks for finite numbers, schedule, random streams). GPT-2 small, untied head, B = 2, T = 256, fp32. Every measurement
 is a process of its own (a first step that is not counted, then two), all in turn, so that a slow minute falls on all.
-The floor is the arithmetic of a step at the rate of a large SGEMM, and one pass of the optimiser (28 bytes a parameter)
-at the memory's rate, both measured in turn with the rest. Peers: requirements.txt.
+The floor is the arithmetic of a step at the rate of a large SGEMM, by the quicker of torch's two libraries, and one pass
+of the optimiser (28 bytes a parameter) at the memory's rate, both measured in turn with the rest. Peers: requirements.txt.
 """
 
 from __future__ import annotations
@@ -110,9 +110,14 @@ def _measure(name: str) -> dict[str, Any]:
 
 def _floor() -> dict[str, float]:
     """The best rates of a few tries: of a square SGEMM, and of an addition in place over more than any cache."""
+    from gpt_ablate.linear import by_onednn, has_onednn
+
     n = 4096
     a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-    flops = 2 * n**3 / min(common.timed(lambda: torch.mm(a, b, out=out), 5))
+    seconds = common.timed(lambda: torch.mm(a, b, out=out), 5)
+    if has_onednn():
+        seconds += common.timed(lambda: by_onednn(a, b), 5)
+    flops = 2 * n**3 / min(seconds)
     x, y = torch.zeros(64_000_000), torch.ones(64_000_000)
     rate = 3 * 4 * x.numel() / min(common.timed(lambda: x.add_(y), 5))
     return {"flops_per_second": flops, "bytes_per_second": rate}

@@ -57,7 +57,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _by_onednn(x, weight, bias)
+        return by_onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -67,16 +67,16 @@ class _Product(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b for rows x (..., in), without a gradient of its own."""
-    return (_by_onednn if onednn_is_quicker().forward else F.linear)(x, weight, bias)
+    return (by_onednn if onednn_is_quicker().forward else F.linear)(x, weight, bias)
 
 
 def multiply_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
     """x W^T (rows, out), for x (rows, in) and very many outputs, which are quicker to multiply by in parts."""
     columns = COLUMNS_AT_ONCE if out.device.type == "cpu" else len(weight)
-    by_onednn = plain_float32_on_cpu(out) and onednn_is_quicker().forward
+    is_quicker = plain_float32_on_cpu(out) and onednn_is_quicker().forward
     for place, rows in zip(out.split(columns, dim=1), weight.split(columns), strict=True):
-        if by_onednn:
-            place.copy_(_by_onednn(x, rows))
+        if is_quicker:
+            place.copy_(by_onednn(x, rows))
         else:
             torch.mm(x, rows.t(), out=place)
 
@@ -84,7 +84,7 @@ def multiply_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
 def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
     """That of x (..., in), from that of x W^T (..., out)."""
     if plain_float32_on_cpu(gradient) and onednn_is_quicker().backward:
-        return _by_onednn(gradient, weight.t())
+        return by_onednn(gradient, weight.t())
     return gradient @ weight
 
 
@@ -131,7 +131,8 @@ def has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b in float32 on the CPU, where torch was built with oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
