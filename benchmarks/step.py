@@ -3,8 +3,9 @@
 Step: zero_grad, forward, loss, backward, AdamW; for this project with all that its trainer does in one (gradient norm,
 checks for finite numbers, schedule, random streams). GPT-2 small, untied head, B = 2, T = 256, fp32. Every measurement
 is a process of its own (a first step that is not counted, then two), all in turn, so that a slow minute falls on all.
-The floor is the arithmetic of a step at the rate of a large SGEMM, by the quicker of torch's two libraries, and one pass
-of the optimiser (28 bytes a parameter) at the memory's rate, both measured in turn with the rest. Peers: requirements.txt.
+The floor is the arithmetic of a step at the rate of a large SGEMM, by the quicker of torch's two libraries, and one
+pass of the optimiser (28 bytes a parameter) at the memory's rate, both measured in turn with the rest.
+Peers: requirements.txt.
 """
 
 from __future__ import annotations
