@@ -1,5 +1,5 @@
 # make demo: the main job in miniature. make test: lint, types, fast tests. Both prepare .venv first.
-# make bench: all benchmarks, about 95 minutes; benchmarks/.venv holds the peers. Let nothing else run meanwhile.
+# make bench: all benchmarks, about 80 minutes; benchmarks/.venv holds the peers. Let nothing else run meanwhile.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
