@@ -1,5 +1,6 @@
 # make demo: the main job in miniature. make test: lint, types, fast tests. Both prepare .venv first.
-# make bench: all benchmarks, about 80 minutes; benchmarks/.venv holds the peers. Let nothing else run meanwhile.
+# make bench: the benchmarks of training and sampling, about 80 minutes; benchmarks/.venv holds the peers. Let nothing
+# else run meanwhile.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=

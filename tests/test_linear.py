@@ -74,6 +74,23 @@ def test_only_what_is_wanted_gets_a_gradient() -> None:
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
 
 
+@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (8, 1)])
+def test_as_many_numbers_in_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Linear(8, 12, bias=False)(torch.ones(shape))
+
+
+@pytest.mark.usefixtures("products")
+def test_second_derivatives_are_torchs() -> None:
+    found = []
+    x = torch.randn(3, 7, requires_grad=True)
+    for layer in twins(5, bias=True):
+        (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), [x, layer.weight]))
+    for mine, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, torchs)
+
+
 def test_all_threads_get_equal_parts() -> None:
     assert [linear._parts(rows, 2) for rows in (12, 35, 127, 50257)] == [2, 5, 1, 29]
     assert linear._parts(12, 1) == 1

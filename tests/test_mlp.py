@@ -21,7 +21,7 @@ def twins(wide: float = 1.0) -> tuple[MLP, nn.Sequential]:
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("wide", [1.0, 30.0])
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("shape", [(1,), (4,), (2, 3)])
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3)])
 def test_values_and_gradients_are_torchs(shape: tuple[int, ...], kind: str, wide: float) -> None:
     ours, theirs = (each.double() if kind == "float64" else each for each in twins(wide))
     x = torch.randn(*shape, 6, dtype=ours.fc.weight.dtype, requires_grad=True)

@@ -155,3 +155,11 @@ def test_logits_that_are_not_finite_are_refused(bad: list[float], how: dict[str,
     logits = torch.cat([torch.randn(VOCABULARY), torch.tensor(bad)])
     with pytest.raises(FloatingPointError, match="not finite"):
         draw(logits, settings(**how), seeded(0))
+
+
+@pytest.mark.parametrize("how", [{}, {"top_k": 3}, {"top_p": 0.5}])
+def test_a_temperature_near_0_draws_the_likeliest(how: dict[str, float]) -> None:
+    logits = torch.randn(VOCABULARY, generator=seeded(1))
+    for temperature in (1e-3, 1e-39, 1e-300):
+        assert draw(logits, settings(temperature=temperature, **how), seeded(0)) == logits.argmax()
+    assert draw(torch.full((5,), 1e38), settings(), seeded(0)) in range(5)

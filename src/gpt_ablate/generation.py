@@ -49,11 +49,13 @@ def draw(logits: Tensor, settings: SamplingConfig, generator: torch.Generator) -
     Raises FloatingPointError for logits that are not finite.
     """
     logits = logits.float().cpu()
-    if not logits.sum().isfinite():  # as it is not if one of them is not
+    least, most = logits.aminmax()  # neither is finite where one of them is NaN
+    if not (least.isfinite() and most.isfinite()):
         raise FloatingPointError("the model's logits are not finite")
     if settings.temperature == 0:
         return int(logits.argmax())
-    logits, ids = logits / settings.temperature, torch.arange(len(logits))
+    temperature = max(settings.temperature, torch.finfo(logits.dtype).tiny)  # a lower one would be 0 to torch
+    logits, ids = (logits - most) / temperature, torch.arange(len(logits))
     if settings.top_k is not None or settings.top_p is not None:
         logits, ids = logits.sort(descending=True, stable=True)
         logits = logits[: settings.top_k]

@@ -30,7 +30,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if not plain_float32_on_cpu(x):
+        if not plain_float32_on_cpu(x) or x.shape[-1:] != (self.in_features,):  # torch says what is wrong
             return super().forward(x)
         if x.numel() == self.in_features and not torch.is_grad_enabled():
             return self._of_row(x)
@@ -83,7 +83,8 @@ def multiply_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
 
 def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
     """That of x (..., in), from that of x W^T (..., out)."""
-    if plain_float32_on_cpu(gradient) and onednn_is_quicker().backward:
+    derivative_wanted = torch.is_grad_enabled()  # asked for by create_graph=True; oneDNN's product has none
+    if plain_float32_on_cpu(gradient) and onednn_is_quicker().backward and not derivative_wanted:
         return by_onednn(gradient, weight.t())
     return gradient @ weight
 

@@ -16,7 +16,10 @@ CUBIC = 0.044715
 
 
 class MLP(nn.Module):
-    """Position-wise feed-forward with the tanh form of GELU (Radford et al. 2019)."""
+    """Position-wise feed-forward with the tanh form of GELU (Radford et al. 2019).
+
+    On the CPU training takes the weights of `out` without calling it: its hooks are not called.
+    """
 
     def __init__(self, d_model: int, hidden: int) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         hidden = self.fc(x)
-        if plain_float32_on_cpu(hidden) and torch.is_grad_enabled():
+        if plain_float32_on_cpu(hidden) and hidden.dim() > 1 and torch.is_grad_enabled():
             return _GeluProduct.apply(hidden, self.out.weight, self.out.bias)  # type: ignore[no-untyped-call]
         return self.out(F.gelu(hidden, approximate="tanh"))
 

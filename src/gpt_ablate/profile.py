@@ -116,22 +116,25 @@ def _show(profile: Mapping[str, Any], console: Console) -> None:
 
 
 def _chart(profiles: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
-    """Bytes kept for the backward pass and seconds, a bar for each part and config."""
-    parts = [name for name in profiles[0]["parts"] if any(_weight(profile, name) for profile in profiles)]
-    figure = canvas(9, 1.2 + (0.3 + 0.2 * len(profiles)) * len(parts))
-    left, right = figure.subplots(1, 2, sharey=True)
+    """Bytes kept for the backward pass, operations and seconds, a bar for each part and config."""
+    every = dict.fromkeys(name for profile in profiles for name in profile["parts"])
+    parts = [name for name in every if any(_weight(profile, name) for profile in profiles)]
+    figure = canvas(11, 1.2 + (0.3 + 0.2 * len(profiles)) * len(parts))
+    kept, counted, timed = figure.subplots(1, 3, sharey=True)
     for i, profile in enumerate(profiles):
         its = [profile["parts"].get(name, {}) for name in parts]
         at = [place + (i - (len(profiles) - 1) / 2) * 0.8 / len(profiles) for place in range(len(parts))]
         looks = {"height": 0.8 / len(profiles), "color": style(theme, i).colour}
-        left.barh(at, [part.get("saved_bytes", 0) / 1e6 for part in its], **looks, label=profile["name"])
+        kept.barh(at, [part.get("saved_bytes", 0) / 1e6 for part in its], **looks, label=profile["name"])
+        counted.barh(at, [part.get("forward_flops", 0) / 1e9 for part in its], **looks)
         spent = [part.get("forward_seconds", 0) + part.get("backward_seconds", 0) for part in its]
-        right.barh(at, spent, **looks)
-    left.set_yticks(range(len(parts)), parts)
-    left.invert_yaxis()
-    title(left, "Saved for backward (MB)")
-    title(right, "Forward and backward (s)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(profiles)))
+        timed.barh(at, spent, **looks)
+    kept.set_yticks(range(len(parts)), parts)
+    kept.invert_yaxis()
+    title(kept, "Saved for backward (MB)")
+    title(counted, "Forward (GFLOP)")
+    title(timed, "Forward and backward (s)")
+    figure.legend(*kept.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(profiles)))
     return figure
 
 
