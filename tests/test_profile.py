@@ -13,6 +13,7 @@ import torch
 from gpt_ablate import model, profiling
 from gpt_ablate import profile as command
 from gpt_ablate.config import Config
+from gpt_ablate.drawing import LIGHT
 from gpt_ablate.model import GPT, flops_per_token
 
 B, T, D, V, LAYERS, HEADS = 2, 16, 32, 50257, 3, 4
@@ -121,3 +122,15 @@ def test_what_cannot_be_profiled_is_refused(
     assert stop.value.code == 2
     assert told in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_chart_has_the_parts_of_every_config() -> None:
+    part = {"saved_bytes": 2_000_000, "forward_flops": 3_000_000_000, "forward_seconds": 1.0, "backward_seconds": 3.0}
+    profiles = [
+        {"name": name, "saved_bytes": 2_000_000, "parts": dict.fromkeys(parts, part)}
+        for name, parts in (("pre", ["mlp"]), ("sandwich", ["mlp", "after1"]))
+    ]
+    kept, counted, timed = command._chart(profiles, LIGHT).axes
+    assert [label.get_text() for label in kept.get_yticklabels()] == ["mlp", "after1"]
+    for axis, value in ((kept, 2.0), (counted, 3.0), (timed, 4.0)):
+        assert [bar.get_width() for bar in axis.patches] == [value, 0, value, value]
