@@ -39,10 +39,9 @@ class Linear(nn.Linear):
         return super().forward(x)
 
     def _of_row(self, x: Tensor) -> Tensor:
-        parts = _parts(self.out_features, torch.get_num_threads())
         if self.in_features <= LONGEST_TWICE:
             out = torch.mm(self.weight, x.reshape(1, -1).repeat(2, 1).t())[:, 0].contiguous()
-        elif parts > 1:
+        elif (parts := _parts(self.out_features, torch.get_num_threads())) > 1:
             weights = self.weight.view(parts, -1, self.in_features).mT
             out = torch.bmm(x.reshape(1, 1, -1).expand(parts, 1, -1), weights)
         else:
