@@ -53,7 +53,7 @@ def _data(config: Config) -> list[Problem]:
 def _memory(config: Config) -> list[Problem]:
     """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept.
 
-    Layers of a plugin may share their weights, so with one of those a single layer counts.
+    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
     """
     from . import devices, tokenizer
 
@@ -65,7 +65,7 @@ def _memory(config: Config) -> list[Problem]:
     )
     layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
     gradients_kept = config.trainer.grad_clip is not None or config.trainer.accumulate > 1
-    needed = (16 if gradients_kept else 12) * (tables + (1 if config.plugins else model.n_layer) * layer)
+    needed = (16 if gradients_kept else 12) * (tables + (0 if config.plugins else model.n_layer) * layer)
     told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
     if needed > memory:
         return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
