@@ -47,6 +47,8 @@ def _data(config: Config) -> list[Problem]:
         )
     if data.dir is not None and data.name not in ("tokens", "verdict"):
         problems.append(Problem("data.dir", data.dir, f"null with data={data.name}, which reads no folder"))
+    if data.dtype is not None and data.name != "tokens":
+        problems.append(Problem("data.dtype", data.dtype, f"null with data={data.name}, which reads no token files"))
     return problems
 
 
@@ -183,7 +185,7 @@ CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _study: ("study",),
     _arm: ("arm",),
     _shape: ("model.d_model", "model.n_head"),
-    _data: ("data.name", "data.path", "data.dir"),
+    _data: ("data.name", "data.path", "data.dir", "data.dtype"),
     _memory: ("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins"),
     _encodable: tuple(Config.model_fields),
     _cell_keys: tuple(Config.model_fields),

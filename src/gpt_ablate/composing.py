@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from . import registry
+from . import registry, texts
 from .config import flatten
+from .files import content_of
 from .registry import Problem, UsageError, closest
 
 PACKAGED = Path(__file__).parent / "conf"
@@ -29,6 +34,30 @@ CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 VERSION_BASE = "1.3"
 # Hydra checks conf/hydra/launcher/*.yaml against the plugins' own schemas, as is meant, but warns of doing so.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's, which would take a byte order mark for a part of the first line; another encoding is refused by file."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The config in a YAML file. Raises UsageError for what is no plain YAML in UTF-8."""
+        file = Path(self.path, self._normalize_file_name(config_path)).resolve()
+        if not file.is_file():
+            return super().load_config(config_path)
+        try:
+            text = texts.decode(content_of(file))
+            stream = io.StringIO(text)
+            stream.name = str(file)  # for PyYAML's messages
+            config, header = OmegaConf.load(stream), self._get_header_dict(text[:512])
+        except (YAMLError, RecursionError) as error:
+            told = f"a config in plain YAML ({' '.join(str(error).split())})"
+            raise UsageError([Problem("--config-dir", str(file), told)]) from error
+        except ValueError as error:
+            raise UsageError([Problem("--config-dir", str(file), f"a config: {error}")]) from error
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", config, header)
+
+
+SourcesRegistry.instance().register(FileConfigSource)  # Hydra leaves a source of the same name as its own in place
 
 
 @contextmanager
@@ -55,9 +84,6 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
             yield found
     except UsageError:
         raise
-    except (YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UsageError([Problem("--config-dir", config_dir, f"configs in plain YAML ({told})")]) from error
     except ValueError as error:  # what Hydra's parser did not foresee, such as model=null
         raise HydraException(str(error)) from error
     except AttributeError as error:  # OmegaConf 2.3 on setting a null mapping, such as hydra.sweeper.params

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from . import registry
 from .registry import Problem, Registry, UsageError, closest
+from .texts import universal
 
 _MOST = 2**53  # far above any count that can be trained with, and exact as a float
 Count = Annotated[int, Field(ge=1, le=_MOST)]
@@ -66,6 +67,7 @@ class DataConfig(Section):
     name: Literal["verdict", "text", "sample", "tokens"]
     path: str | list[str] | None = None
     dir: str | None = None
+    dtype: Literal["uint16", "uint32"] | None = None
     batch_size: Count
     stride: Count | None
     train_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.9
@@ -110,7 +112,7 @@ class TrainerConfig(Section):
 class SamplingConfig(Section):
     """How text is drawn from the model."""
 
-    prompt: str
+    prompt: Annotated[str, AfterValidator(universal)]
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
@@ -182,7 +184,7 @@ class Config(Section):
 
 
 _WITHOUT_EFFECT = (
-    *("study.", "cell_keys.", "repeat.", "report.", "data.path.", "data.dir."),
+    *("study.", "cell_keys.", "repeat.", "report.", "data.path.", "data.dir.", "data.dtype."),
     *(f"trainer.{key}." for key in ("device", "threads", "checkpoint_every", "resume", "fail_fast")),
 )
 

@@ -44,7 +44,7 @@ def run(
     corpus = data.load(config)
     identity = fingerprint(config, corpus)
     if config.trainer.resume != "restart":
-        directory.check(identity, config)
+        directory.check(identity, config, corpus.stored_sha256)
         if directory.finished():
             return _finished_already(directory, console)
     path.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
+from .formats import format_of
 from .registry import Problem, UsageError
+from .texts import universal_bytes
 
 _LONGEST_NAME = 255
 _LARGEST = 1 << 30
@@ -92,14 +94,19 @@ def tidy(folder: Path) -> None:
             left.unlink()
 
 
+def opened_file(path: Path) -> BinaryIO:
+    """The file, open to be read. Raises OSError for what is no file; opening a pipe might never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return path.open("rb")
+
+
 def content_of(path: Path) -> bytes:
     """The bytes of a file, of as many as its size says: reading a pipe, a device or /proc might never end.
 
     Raises OSError for what is no file, and for a file that could not be held in memory.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
-    with path.open("rb") as file:
+    with opened_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > _LARGEST:
             raise OSError(
@@ -110,15 +117,23 @@ def content_of(path: Path) -> bytes:
         return file.read(size)
 
 
+def _text_of(path: Path) -> bytes:
+    """`content_of` a record that an editor of any system may have saved. Raises ValueError for what is no UTF-8."""
+    content = content_of(path)
+    if what := format_of(content):
+        raise ValueError(f"this is {what}")
+    return universal_bytes(content)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UsageError if there is none."""
     try:
-        content = orjson.loads(content_of(path))
+        parsed = orjson.loads(_text_of(path))
     except (OSError, ValueError) as error:
         raise UsageError([Problem("run directory", str(path), f"a JSON file that can be read ({error})")]) from error
-    if not isinstance(content, dict):
+    if not isinstance(parsed, dict):
         raise UsageError([Problem("run directory", str(path), "a JSON object")])
-    return content
+    return parsed
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -129,11 +144,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        content = content_of(path)
-    except OSError as error:
-        raise UsageError(
-            [Problem("run directory", str(path), f"a file that can be read ({error.strerror})")]
-        ) from error
+        content = _text_of(path)
+    except (OSError, ValueError) as error:
+        told = f"a file that can be read ({getattr(error, 'strerror', error)})"
+        raise UsageError([Problem("run directory", str(path), told)]) from error
     whole = content[: content.rfind(b"\n") + 1].splitlines()
     try:
         lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(whole) + b"]")

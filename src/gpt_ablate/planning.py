@@ -211,7 +211,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
             record = {"config": run.config.record(), "axes": axes, "overrides": run.overrides}
             recipes.append(_recipe(run.directory, record | {"data": {"sha256": corpus.sha256}}))
             if run.config.trainer.resume != "restart":
-                run.directory.check(fingerprint, run.config)
+                run.directory.check(fingerprint, run.config, corpus.stored_sha256)
             problems += checks.batch_memory(run.config)
             budget.check(run.config)
             checked.append(replace(run, fingerprint=fingerprint))

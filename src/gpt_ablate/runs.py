@@ -119,8 +119,8 @@ class RunDirectory:
     def _taken(self) -> Problem:
         return Problem("run directory", str(self.path), "a run that no other process is training now")
 
-    def check(self, fingerprint: str, config: Config) -> None:
-        """Raise UsageError if something else than this run lives here."""
+    def check(self, fingerprint: str, config: Config, stored_sha256: str | None = None) -> None:
+        """Raise UsageError if something else than this run lives here; `stored_sha256` as in Corpus."""
         where = str(self.path)
         if problem := unusable(self.path):
             raise UsageError([problem])
@@ -138,6 +138,8 @@ class RunDirectory:
         there = self.record()
         if there["fingerprint"] != fingerprint:
             changes = _differences(comparable(there["config"]), comparable(config.record()))
+            if not changes and there["data"]["sha256"] == stored_sha256:
+                changes = ["it was trained on this text's byte order mark and carriage returns too"]
             listed = "; ".join(changes) or "the text or the tokenizer is another"
             allowed = f"already holds a run of another config ({listed}). Choose another study=NAME"
             raise UsageError([Problem("run directory", where, allowed)])

@@ -20,6 +20,7 @@ from gpt_ablate.records import read_plan
 from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import STUDY_FILE, RunDirectory, find
+from gpt_ablate.texts import universal_bytes
 
 _SECONDS_BETWEEN_LOOKS = 2
 _TAIL_BYTES = 1 << 14
@@ -93,7 +94,7 @@ def _last_line(metrics: Path) -> dict[str, Any]:
         return {}
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
-        whole = file.read().rpartition(b"\n")[0]
+        whole = universal_bytes(file.read()).rpartition(b"\n")[0]
     last = whole.rpartition(b"\n")[2]
     return object_in(last, str(metrics)) if last else {}
 
