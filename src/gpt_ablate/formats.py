@@ -7,11 +7,11 @@ import re
 _BEGINNINGS = (
     (rb"\x93NUMPY", "a NumPy array (.npy; numpy.load(OLD).astype('<u2').tofile(NEW) writes its tokens alone)"),
     (
-        rb"\x88\xd8\x34\x01\x01\0\0\0",
+        rb"\x88\xd8\x34\x01",
         "a token file of llm.c, whose header is no tokens (tail -c +1025 OLD > NEW leaves it out)",
     ),
     (
-        rb"\xa1\xd9\x34\x01\x07\0\0\0",
+        rb"\xa1\xd9\x34\x01",
         "a token file of llm.c for Llama 3, whose header is no tokens and whose vocabulary is another",
     ),
     (rb"\x1f\x8b\x08[\0-\x1f]", "a gzip file (gunzip unpacks it)"),

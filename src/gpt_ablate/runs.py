@@ -139,7 +139,7 @@ class RunDirectory:
         if there["fingerprint"] != fingerprint:
             changes = _differences(comparable(there["config"]), comparable(config.record()))
             if not changes and there["data"]["sha256"] == stored_sha256:
-                changes = ["it was trained on this text's byte order mark and carriage returns too"]
+                changes = ["it was trained on this text with its byte order mark or carriage returns"]
             listed = "; ".join(changes) or "the text or the tokenizer is another"
             allowed = f"already holds a run of another config ({listed}). Choose another study=NAME"
             raise UsageError([Problem("run directory", where, allowed)])

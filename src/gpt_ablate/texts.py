@@ -73,9 +73,9 @@ def _encoding_without_mark(content: bytes) -> str | None:
 
 
 def _least(content: bytes, characters: int) -> float:
-    """How many of so many high bytes must be 0: spaces and line ends alone give 1 in 100, if it is no UTF-8 anyway."""
+    """How many of so many high bytes must be 0: line ends alone may give 1 in 500, if it is no UTF-8 anyway."""
     try:
         content.decode("utf-8")
     except UnicodeDecodeError:
-        return characters / 100
+        return characters / 500
     return characters / 2
