@@ -108,11 +108,18 @@ def _encodable(config: Config) -> list[Problem]:
 
 def _cell_keys(config: Config) -> list[Problem]:
     known = _record(config)
+    known |= dict.fromkeys(config.options if known else ())
     return [
         Problem("cell_keys", key, "keys of the config", closest(key, known))
         for key in config.cell_keys
-        if known and key not in known and f"{key}.name" not in known
+        if known and key not in known and not _of_a_variant(key)
     ]
+
+
+def _of_a_variant(key: str) -> bool:
+    """Whether `key` is a parameter of any variant: in a sweep some jobs have it."""
+    group, _, parameter = key.partition(".")
+    return group in Registry.by_key and bool(Registry.by_key[group].takers(parameter))
 
 
 def _accumulate(config: Config) -> list[Problem]:
@@ -160,9 +167,6 @@ def _report(config: Config) -> list[Problem]:
     for key, level in (config.report.baseline or {}).items():
         if key in ("seed", "repeat"):
             problems.append(Problem(f"report.baseline.{key}", level, "what cells differ in; these share their seeds"))
-        elif key in registry.axis_names() and level not in (variants := sorted(Registry.by_key[key].builders)):
-            allowed = f"one of {', '.join(variants)}"
-            problems.append(Problem(f"report.baseline.{key}", level, allowed, closest(level, variants)))
     return problems
 
 

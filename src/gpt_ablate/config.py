@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from . import registry
 from .registry import Problem, Registry, UsageError, closest
@@ -152,17 +152,24 @@ class Config(Section):
     trainer: TrainerConfig
     sampling: SamplingConfig
     report: ReportConfig = ReportConfig()
+    _options: dict[str, str] = PrivateAttr(default_factory=dict)
+    """As `resolve` was told; no number depends on it."""
 
     @property
     def root(self) -> str:
         """What every random stream of the run is derived from; arms share none."""
         return str(self.seed) if self.arm is None else f"{self.arm}:{self.seed}"
 
+    @property
+    def options(self) -> dict[str, str]:
+        """Each group and what its option is called: its `name` where it is not known how it was chosen."""
+        nodes = {group: node for group, node in self.record().items() if isinstance(node, dict)}
+        return {group: str(node["name"]) for group, node in nodes.items() if "name" in node} | self._options
+
     def levels(self) -> dict[str, Any]:
-        """What names the run's cell: the variant of every axis, and the value of every cell key."""
-        record = flatten(self.record())
-        values = {key: record.get(key, record.get(f"{key}.name")) for key in self.cell_keys}
-        return {axis: variant.name for axis, variant in self.axes.items()} | values
+        """What names the run's cell: the option of every axis, and the option or value of every cell key."""
+        values = flatten(self.record()) | self.options
+        return {key: values.get(key) for key in (*self.axes, *self.cell_keys)}
 
     @model_validator(mode="before")
     @classmethod
@@ -215,10 +222,11 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def resolve(composed: DictConfig) -> Config:
+def resolve(composed: DictConfig, options: Mapping[str, str] | None = None) -> Config:
     """Check a composed config against the schema, the registries and this machine.
 
-    Raises UsageError holding every problem found, not the first alone.
+    `options` says what the option of each group is called. Raises UsageError holding every problem found, not the first
+    alone.
     """
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
@@ -246,6 +254,7 @@ def resolve(composed: DictConfig) -> Config:
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
         config = _as_given(plain)
+    config._options = dict(options or {})
     from . import checks
 
     wrong = [problem.key for problem in problems]

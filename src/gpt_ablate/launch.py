@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from . import launchers, results
+from . import launchers, options, results
 from .composing import CONF, VERSION_BASE, composition_problem, opened
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
 from .planning import Plan, make_plan, record_plan
-from .refusal import place_told, refusals, refuse, say
+from .refusal import place_told, refusals, refuse, say, visible
 from .registry import UsageError
 from .runs import find
 
@@ -55,12 +59,14 @@ def main() -> None:
             plan = make_plan(args)
             if plan.multirun:
                 record_plan(plan, sys.argv[1:])
+            for note in plan.notes:
+                console.print(visible(note), markup=False, highlight=False, soft_wrap=True)
             _hand_over(plan, args)
             sys.exit(_conclude(plan, console))
     except Refused:
         sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
-        say(str(composition_problem(error, args.overrides)))
+        say(str(composition_problem(error, args.overrides, args.config_dir)))
         sys.exit(2)
     except KeyboardInterrupt as error:
         say(str(error) or "stopped")
@@ -87,13 +93,15 @@ def _arguments() -> argparse.Namespace:
 
 def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
     """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
-    overrides = get_args_parser().parse_args(plan.arguments).overrides
+    name, overrides = args.config_name or "config", get_args_parser().parse_args(plan.arguments).overrides
     try:
         with suppress(FailFast), opened(args.config_dir) as found:
-            if plan.multirun:
-                found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])
+            if plan.runs and plan.multirun:
+                _launch(found, name, plan)
+            elif plan.multirun:
+                found.multirun(name, _train, [*overrides, "hydra.mode=MULTIRUN"])
             else:
-                found.run(args.config_name or "config", _train, overrides)
+                found.run(name, _train, overrides)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:
@@ -103,6 +111,20 @@ def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
         say(f"{plan.launcher} broke off: {type(error).__name__}: {reason}")
         launchers.end_jobs(cancel=any(run.config.trainer.fail_fast for run in plan.runs))
         print(f"To go on: {_command_again(plan)}", file=sys.stderr)
+
+
+def _launch(found: Hydra, name: str, plan: Plan) -> None:
+    """Give the planned jobs to Hydra's launcher, as its sweeper would."""
+    overrides = [*plan.master, "hydra.mode=MULTIRUN"]
+    master = found.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
+    context = HydraContext(config_loader=found.config_loader, callbacks=Callbacks(master))
+    launcher = Plugins.instance().instantiate_launcher(context, _train, master)
+    write_text(plan.root / "multirun.yaml", without_home(OmegaConf.to_yaml(master)))
+    jobs = [run.overrides for run in plan.runs]
+    size = master.hydra.sweeper.max_batch_size or len(jobs)
+    for first in range(0, len(jobs), size):
+        for job in launcher.launch(jobs[first : first + size], initial_job_idx=first):
+            _ = job.return_value  # raises what the job raised
 
 
 def _command_again(plan: Plan) -> str:
@@ -116,13 +138,14 @@ def _train(composed: DictConfig) -> None:
     path = Path(hydra_config.runtime.output_dir)
     alone = hydra_config.runtime.choices["hydra/launcher"] == "basic"
     console = Console() if alone else Console(force_terminal=False)  # several runs cannot share a progress bar
-    if hydra_config.job.get("num") is not None:
-        launchers.take_place(Path(hydra_config.sweep.dir) / ".places")
+    study = Path(hydra_config.sweep.dir) if hydra_config.job.get("num") is not None else None
+    if study is not None:
+        launchers.take_place(study / ".places")
     from . import execution
 
     try:
         execution.run(
-            resolve(composed),
+            resolve(composed, options.names(composed, hydra_config, study)),
             path,
             list(hydra_config.overrides.task),
             console,

@@ -50,7 +50,7 @@ def main() -> None:
             write_bytes(args.to / "profile.png", drawing.png)
             print(visible(f"Written: {args.to}/profile.json, profile.svg, profile.png"))
     except (HydraException, OmegaConfBaseException) as error:
-        say(str(composition_problem(error, args.overrides)))
+        say(str(composition_problem(error, args.overrides, args.config_dir)))
         sys.exit(2)
 
 
@@ -60,6 +60,8 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
         raise UsageError([problem])
     arguments = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--multirun", *args.overrides]
     planned = make_plan(get_args_parser().parse_args([*arguments, f"hydra.sweep.dir={args.to.absolute() / 'none'}"]))
+    for note in planned.notes:
+        print(visible(note))
     compiled = [Problem("trainer.compile", True, "false: a profile looks into the modules")]
     if any(run.config.trainer.compile for run in planned.runs):
         raise UsageError(compiled)

@@ -85,6 +85,24 @@ class Registry(Generic[Builder]):
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
 
+    def every_parameter(self) -> list[str]:
+        """The parameters that any variant takes."""
+        return sorted({parameter for name in self.builders for parameter in self._readable(name)})
+
+    def takes(self, name: str, parameter: str) -> bool:
+        """Whether a variant takes this parameter."""
+        return parameter in self._readable(name)
+
+    def _readable(self, name: str) -> Iterable[str]:
+        try:
+            return self.parameters(name)
+        except (NameError, TypeError, ValueError):  # `check` tells of it where the variant is chosen
+            return ()
+
+    def takers(self, parameter: str) -> list[str]:
+        """The variants that take this parameter, as overrides: ["schedule=cosine", "schedule=warmup"]."""
+        return [f"{self.key}={name}" for name in sorted(self.builders) if self.takes(name, parameter)]
+
     def check(self, node: Mapping[str, Any]) -> list[Problem]:
         """Everything that would keep `build(node)` from working."""
         name = node.get("name")
@@ -104,7 +122,8 @@ class Registry(Generic[Builder]):
                 continue
             where = f"{self.key}.{key}"
             if key not in accepted:
-                allowed = f"{self.key}={name} takes no such parameter (accepted: {listed})"
+                of_others = f"; a parameter of {', '.join(takers)}" if (takers := self.takers(key)) else ""
+                allowed = f"{self.key}={name} takes no such parameter (accepted: {listed}{of_others})"
                 problems.append(Problem(where, value, allowed, closest(key, accepted)))
             elif message := _mistyped(accepted[key], value):
                 problems.append(Problem(where, value, message))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .levels import level_of
 from .refusal import visible
 from .runs import RunDirectory
 
@@ -40,10 +41,10 @@ def row(record: Mapping[str, Any], result: Mapping[str, Any] | None, status: str
     final = result["final"] if status == "done" else {}  # a run that diverged has no final loss
     best = result.get("best", {}).get("eval/val_loss") or {}
     return {
-        **record["axes"],
+        **{axis: level_of(record, axis) for axis in record["axes"]},
         "seed": config["seed"],
         "status": status,
-        "model": config["model"]["name"],
+        "model": level_of(record, "model"),
         "dropout": config["model"]["dropout"],
         "lr": config["optimizer"]["lr"],
         "steps": result.get("step"),

@@ -171,9 +171,7 @@ def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overri
         "start": now(),
         "end": None,
         "fingerprint": fingerprint,
-        "config": config.record(),
-        "axes": {axis: variant.name for axis, variant in config.axes.items()},
-        "overrides": overrides,
+        **described(config, overrides),
         "data": dict(data),
         "versions": versions(),
         "hardware": hardware(),
@@ -182,6 +180,16 @@ def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overri
         "error": None,
     }
     return without_home(record)
+
+
+def described(config: Config, overrides: list[str]) -> dict[str, Any]:
+    """What a run is, as its run.json has it, before anything has come of it."""
+    return {
+        "config": config.record(),
+        "axes": {axis: config.options[axis] for axis in config.axes},
+        "options": config.options,
+        "overrides": overrides,
+    }
 
 
 def now() -> str:
