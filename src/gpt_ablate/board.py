@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import time
@@ -10,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import plot_curves
+from . import hparams, plot_curves
 from .drawing import Floats, decimated
+from .levels import as_folder
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -32,18 +32,23 @@ Events = list[tuple[int, "Summary"]]
 def write(folder: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:
     """Replace the events below `folder` by the study's: mean curves, their charts, `figures` (PNG), the answer.
 
+    Runs of older versions are made to tell what runs tell now.
+
     `answer` is Markdown. A level's mean curves are in a run of their own, so that it has a colour of its own. The new
     files are whole before they are seen; then the older ones go.
     """
     old = list(folder.rglob("events.out.tfevents.*"))
     now = time.time()  # part of the name: a TensorBoard that is open goes on to files of later names
     levels = {
-        folder / re.sub(r"[^\w.+=,-]", "_", f"{factor}={level}"): _curves(study, factor, level)
+        folder / as_folder(f"{factor}={level}"): _curves(study, factor, level)
         for factor, of_factor in study.factors.items()
         for level in of_factor
     }
     for place, events in ({folder: _summary(study, answer, figures)} | levels).items():
         _write_events(place, events, now)
+    for run in study.runs:
+        if run.result is not None:
+            hparams.renew(run.directory, run.record, run.status == "done")
     for file in old:
         file.unlink(missing_ok=True)
         if not any(file.parent.iterdir()):
@@ -52,19 +57,11 @@ def write(folder: Path, study: Study, answer: str, figures: Mapping[str, bytes])
 
 def _write_events(folder: Path, events: Events, now: float) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{os.getpid()}.tmp"
-    try:
-        with beside.open("wb") as file:
-            records = RecordWriter(file)
-            records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-            for step, summary in events:
-                records.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
-        beside.replace(folder / f"events.out.tfevents.{now:.6f}")
-    finally:
-        beside.unlink(missing_ok=True)
+    first = Event(wall_time=now, file_version="brain.Event:2")
+    every = [first, *(Event(wall_time=now, step=step, summary=summary) for step, summary in events)]
+    hparams.write_events(folder / f"events.out.tfevents.{now:.6f}", (event.SerializeToString() for event in every))
 
 
 def _curves(study: Study, factor: str, level: str) -> Events:

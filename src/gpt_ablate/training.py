@@ -67,7 +67,7 @@ class Trainer:
         self.step = saved.step if saved else 0
         self.elapsed_before = saved.wall_time if saved else 0.0
         self.started = self.saved_at = time.perf_counter()
-        self.tracker = Tracker(directory, start, self.step if saved else -1)
+        self.tracker = Tracker(directory, config, start, self.step if saved else -1)
         self.seconds = sum(budget.training_seconds(self.tracker.history, self.tokens_per_step))
         """Of training steps, over all launches."""
         self.flop_rate = devices.flop_rate(self.device, self.settings.dtype)
@@ -107,7 +107,7 @@ class Trainer:
                 self.console.print(f"diverged: {error}", markup=False)
             result = self._result(diverged)
             checkpoint.save_final(self.directory, self.step, self.model)
-            self.tracker.hparams(self.config, result["final"])
+            self.tracker.end(diverged is None)
         return result
 
     def _finished(self) -> bool:
