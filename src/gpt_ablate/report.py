@@ -1,4 +1,4 @@
-"""What a study found: `python -m gpt_ablate.report outputs/<study>`, from the files of its runs alone."""
+"""Write the report of a study from the files of its runs: `python -m gpt_ablate.report outputs/<study>`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .registry import UsageError
 from .study import Study
 
 ROWS_ON_TERMINAL = 40
-"""Of more runs, the terminal shows those that are not done; results.csv has all."""
+"""If there are more runs, the terminal shows only those that are not done; results.csv has all."""
 
 
 def main() -> None:
@@ -28,12 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.report", description=__doc__)
     parser.add_argument("study", type=Path, help="a folder that holds runs")
     parser.add_argument("--to", type=Path, help="where to write (default: the study's folder)")
-    parser.add_argument("--allow-missing", action="store_true", help="compare the pairs there are, where some lack")
+    parser.add_argument("--allow-missing", action="store_true", help="compare the complete pairs if runs are missing")
     parser.add_argument(
         "--noise-floor",
         type=Path,
         metavar="STUDY",
-        help="an A/A control, drawn beside the effects (default: aa_control-<model> beside the study)",
+        help="an A/A control to compare the effects with (default: aa_control-<model> next to the study's folder)",
     )
     args = parser.parse_args()
     with refusals():
@@ -110,14 +110,15 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _show(report: Mapping[str, Any], runs: Study, target: Path, console: Console, not_started: int) -> None:
-    """The answer first, then what a reader must know of it, the table, and where the report is."""
+    """Print the answer, the warnings, the table of runs, and the path of the report."""
     console.print()
     for sentence in [*report["answer"], *pages.warnings(report)]:
         console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
     shown, notes = list(runs.runs), []
     if len(shown) > ROWS_ON_TERMINAL:
         shown = [run for run in shown if run.status != "done"]
-        notes.append(f"{len(runs.runs) - len(shown)} runs are done: {results.shown(target / 'results.csv')}")
+        done = len(runs.runs) - len(shown)
+        notes.append(f"{done} more runs are done; all runs: {results.shown(target / 'results.csv')}")
     notes.append(f"Report: {results.shown(target / 'report.html')} (also report.md, report.json)")
     results.print_summary([run.directory for run in shown], runs.path, console, not_started, notes)
 

@@ -106,8 +106,9 @@ def print_summary(
 def _legend(rows: list[dict[str, Any]]) -> Iterable[str]:
     if rows:
         entropies = sorted({f"{each['unigram_entropy']:.3f}" for each in rows})
-        yield "Losses in nats per token; train: mean of the last epoch's batches, eval: whole splits, no dropout."
-        yield f"A model of token frequencies alone has {' or '.join(entropies)}: the training split's unigram entropy."
+        yield "Losses are in nats per token. train: mean over the batches of the last epoch."
+        yield "eval: whole split, without dropout."
+        yield f"The loss of the token frequencies alone (unigram entropy, training split): {' or '.join(entropies)}."
 
 
 def _places(root: Path) -> Iterable[str]:
