@@ -201,7 +201,7 @@ def test_a_factorial_study_leads_with_main_effects(tmp_path: Path) -> None:
         r"higher than the sum of their separate effects \(95 % CI",
         found["answer"][3],
     )
-    assert found["answer"][4:] == ["The 2 other two-factor interactions in final training loss were not shown."]
+    assert found["answer"][4:] == ["Other two-factor interactions in final training loss: 2 negligible."]
 
 
 def test_effects_are_not_taken_of_an_incomplete_factorial(tmp_path: Path) -> None:

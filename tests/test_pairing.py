@@ -73,7 +73,7 @@ def test_the_ratio_of_effects_is_that_of_their_contrast(tmp_path: Path) -> None:
         ([1.0, 2.0], [1.5, 1.0], None, "–"),
         ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], None, "–"),
         ([1.0, 2.0, 4.0], [1.0, 2.0, 4.0], 0.0, "0.00"),
-        ([1.0, 2.0, 4.0], [1.0, 2.0, 4.01], 0.0000142, "< 0.01"),
+        ([1.0, 2.0, 4.0], [1.0, 2.0, 4.01], 7.117e-6, "< 0.01"),
         ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], 2.0, "2.00"),
         ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], 1.0, "1.00"),
     ],
@@ -90,7 +90,8 @@ def test_the_ratio_at_its_limits(
         report=POST,
     )
     found = analyse(study.read(root))
-    assert found["comparisons"][0]["variance_ratio"] == pytest.approx(ratio, rel=0.05)
+    found_ratio = found["comparisons"][0]["variance_ratio"]
+    assert found_ratio is None if ratio is None else found_ratio == pytest.approx(ratio, rel=1e-3)
     made = table(found, ["cell"], "")
     assert made is not None
     assert made.rows[0][made.columns.index("variance ratio")] == (shown, "")
@@ -115,7 +116,7 @@ def test_tuned_arms_count_at_their_chosen_settings(tmp_path: Path) -> None:
     cells = NORMS | {"optimizer.lr": [1e-3, 1e-2]}
 
     def loss(levels: Levels, seed: int) -> float:
-        return drawn({"norm": levels["norm"]}, seed) + (levels["optimizer.lr"] == 1e-2)
+        return drawn({"norm": levels["norm"]}, seed) + (1 + 0.1 * seed) * (levels["optimizer.lr"] == 1e-2)
 
     found = entries(make_study(tmp_path / "s", cells, SEEDS, loss, report=POST | {"tune": ["optimizer.lr"]}))
     post, pre = (np.array([drawn({"norm": norm}, seed) for seed in SEEDS]) for norm in ("post", "pre"))

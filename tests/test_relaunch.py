@@ -109,8 +109,8 @@ def test_the_pages_tell_the_need_and_give_a_command_within_reach(
     needed = number or f"{entry['pairs_needed']:,}"
     assert (entry["pairs_needed"] == MOST_PAIRS) == bool(number)
     told = (
-        f"{needed} seed pairs are needed to detect a difference of 0.05 (the declared margin) in final training loss "
-        f"with power 0.8, which is {entry['more_seeds']:,} more than the 3 pairs of this study."
+        f"norm=pre against norm=post: {needed} seed pairs, {entry['more_seeds']:,} more than now (margin of 0.05 in "
+        "final training loss)."
     )
     figures = plots.plates(found, runs)
     for page in (pages.html(found, runs, []), pages.markdown(found, runs, figures).replace("\\", "")):

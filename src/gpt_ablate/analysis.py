@@ -140,10 +140,11 @@ def _findings(comparisons: Sequence[Comparison]) -> Iterator[str]:
     if interactions := kinds.get("interaction"):
         shown = [each for each in interactions if each.verdict in ("better", "worse")]
         yield from _told(shown)
+        negligible = [each for each in interactions if each.verdict == "negligible"]
         if rest := len(interactions) - len(shown):
-            other = "other " if shown else ""
-            none = f"The {other}two-factor interaction" if rest == 1 else f"The {rest} {other}two-factor interactions"
-            yield f"{none} in {interactions[0].metric.name} {'was' if rest == 1 else 'were'} not shown."
+            counts = {"negligible": len(negligible), "not shown": rest - len(negligible)}
+            told = wording.listed([f"{n} {what}" for what, n in counts.items() if n])
+            yield f"{'Other two' if shown else 'Two'}-factor interactions in {interactions[0].metric.name}: {told}."
 
 
 def _told(comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _names(runs: Sequence[Any]) -> list[str]:
 
 _UNREACHABLE = (
     "Not within reach: the difference to detect is small against the noise (the standard deviation of the paired "
-    f"differences), so more than {MOST_SEEDS} further seed pairs are needed."
+    f"differences). More than {MOST_SEEDS} further seed pairs are needed."
 )
 
 
@@ -138,16 +138,14 @@ def _open(report: Mapping[str, Any]) -> list[Open]:
 
 
 def _need(comparison: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """How many seed pairs a comparison needs, and for what."""
+    """How many seed pairs a comparison needs."""
     (metric,) = (m for m in report["metrics"] if m["key"] == comparison["metric"])
     unit, sign = (100, " %") if metric["scale"] == "ratio" else (1, "")
-    what = "an interaction" if comparison["kind"] == "interaction" else "a difference"
-    needed, more = comparison["pairs_needed"], comparison["more_seeds"]
+    needed, margin = comparison["pairs_needed"], f"{unit * comparison['margin']:g}{sign}"
     at_least = "at least " if needed >= MOST_PAIRS else ""
     return (
-        f"{comparison['label']} against {comparison['reference']}: {at_least}{needed:,} seed pairs are needed to "
-        f"detect {what} of {unit * comparison['margin']:g}{sign} (the declared margin) in {metric['name']} with power "
-        f"{report['power']:g}, which is {more:,} more than the {count(len(comparison['seeds']), 'pair')} of this study."
+        f"{comparison['label']} against {comparison['reference']}: {at_least}{needed:,} seed pairs, "
+        f"{comparison['more_seeds']:,} more than now (margin of {margin} in {metric['name']})."
     )
 
 
