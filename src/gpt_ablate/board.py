@@ -1,4 +1,4 @@
-"""TensorBoard's view of a study as a whole: the run `report` and a run for each level below it, without torch."""
+"""The study in TensorBoard: a run named `report`, and below it a run for each level of a factor. No torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from .study import Study, StudyRun
 
 FOLDER = "report"
-"""Where in the study's folder the events are; TensorBoard takes it for the run's name."""
+"""The folder of the events inside the study; TensorBoard shows it as the name of a run."""
 CHARTS = {
     "train/loss": "training batches",
     "eval/train_loss": "training split",
     "eval/val_loss": "validation split",
 }
 Events = list[tuple[int, "Summary"]]
-"""(step, what is shown at it)."""
+"""(step, summary) pairs."""
 
 
 def write(folder: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:

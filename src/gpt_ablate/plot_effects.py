@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = "optimizer.lr"
 ROWS = 40
-"""Most rows of a figure of differences; of more, those that differ most."""
+"""A figure of differences has at most so many rows: those with the largest differences."""
 PAIRS = 6
-"""Most pairs of factors in a figure of interactions."""
+"""A figure of interactions has at most so many pairs of factors."""
 
 Comparison = Mapping[str, Any]
 
 
 def drawn(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Of the comparisons of one metric, those that a figure has room for, in their order."""
+    """The comparisons of one metric that a figure shows, in their original order."""
     known = [comparison for comparison in comparisons if comparison["difference"] is not None]
     order = sorted(range(len(known)), key=lambda i: -abs(known[i]["difference"]))
     return [known[i] for i in sorted(order[:ROWS])]
 
 
 def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], theme: Theme) -> Figure:
-    """A panel for each metric: each seed's difference a dot, their mean and its interval, zero, margin, noise floor."""
+    """A panel for each metric: differences of seeds (dots), mean with interval, zero, margin and noise floor."""
     metrics = [m for m in report["metrics"] if any(c["metric"] == m["key"] for c in comparisons)]
     by_metric = {m["key"]: drawn([c for c in comparisons if c["metric"] == m["key"]]) for m in metrics}
     heights = [0.8 + 0.42 * len(rows) for rows in by_metric.values()]
@@ -60,7 +60,7 @@ def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], th
 
 
 def _row(axis: Axes, comparison: Comparison, y: int, theme: Theme, unit: float) -> None:
-    """One comparison: its seeds above, its mean and interval on the line."""
+    """One comparison: mean and interval on its row, dots of the seeds above."""
     once = y == 0
     dots = [unit * difference for difference in comparison["differences"]]
     axis.plot(
