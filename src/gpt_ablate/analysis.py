@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -163,13 +164,13 @@ def _fates(study: Study) -> Iterator[str]:
     """How many runs of each cell have no final loss, and why: nothing is left out silently."""
     told = {"diverged": "diverged", "failed": "failed", "running": "is not finished", "missing": "is missing"}
     many = told | {"running": "are not finished", "missing": "are missing"}
+    missing = Counter(run.cell for run in study.absent if run.repeat == 0)
     for cell, runs in study.cells().items():
-        absent = ["missing" for run in study.absent if run.cell == cell and run.repeat == 0]
-        statuses = [*(run.status for run in runs), *absent]
+        statuses = Counter(run.status for run in runs) + Counter({"missing": missing[cell]})
         for status in told:
-            if n := statuses.count(status):
+            if n := statuses[status]:
                 verb = (told if n == 1 else many)[status]
-                yield f"{n} of {wording.count(len(statuses), 'run')} of {study.label(cell)} {verb}."
+                yield f"{n} of {wording.count(statuses.total(), 'run')} of {study.label(cell)} {verb}."
 
 
 def _unequal(settings: Sequence[dict[str, Any]]) -> Iterator[str]:

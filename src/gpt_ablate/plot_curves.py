@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .study import Study, StudyRun
 
 CELLS_APART = 8
-"""Most cells that get a colour of their own; beyond, runs are coloured by the first factor."""
+"""Most cells that get a colour of their own; beyond, runs are coloured by the first factor of few enough levels."""
 PANELS = {"train/loss": "training batches", "eval/val_loss": "validation split"}
 
 
@@ -36,13 +36,21 @@ class Group:
 
 
 def groups(report: Mapping[str, Any], study: Study) -> list[Group]:
-    """The study's cells, baseline first; where they are many, the levels of its first factor."""
+    """The study's cells, baseline first; where they are many, the levels of one factor, or all runs together."""
     cells = study.cells()
     if len(cells) <= CELLS_APART:
         return [Group(study.label(name), runs) for name, runs in cells.items()]
-    factor, levels = next(iter(report["factors"].items()))
     every = [run for runs in cells.values() for run in runs]
+    factor = colouring(report)
+    if factor is None:
+        return [Group("all cells", every)]
+    levels = report["factors"][factor]
     return [Group(f"{factor}={level}", [run for run in every if run.levels[factor] == level]) for level in levels]
+
+
+def colouring(report: Mapping[str, Any]) -> str | None:
+    """The factor whose levels get the colours where cells are many; None if each has too many levels."""
+    return next((key for key, levels in report["factors"].items() if len(levels) <= drawing.MOST_LINES), None)
 
 
 def loss_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:

@@ -23,6 +23,8 @@ ROWS = 40
 """Most rows of a figure of differences; of more, those that differ most."""
 PAIRS = 6
 """Most pairs of factors in a figure of interactions."""
+TICKS = 16
+"""Most learning rates that are each named at the axis."""
 
 Comparison = Mapping[str, Any]
 
@@ -107,12 +109,18 @@ def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | No
         )
 
 
+def crossed(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pairs of factors with few enough levels for a panel."""
+    few = [key for key, levels in report["factors"].items() if len(levels) <= drawing.MOST_LINES]
+    return list(itertools.combinations(few, 2))
+
+
 def interactions(report: Mapping[str, Any], theme: Theme) -> Figure:
     """A panel for each pair of factors: cell means over the other factors; parallel lines mean no interaction."""
     metric = report["metric"]
     column = metric["key"].replace("/", "_")
     cells = [cell for cell in report["cells"] if cell[column]["mean"] is not None]
-    pairs = list(itertools.combinations(report["factors"], 2))[:PAIRS]
+    pairs = crossed(report)[:PAIRS]
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = drawing.canvas(2.9 * columns + 0.6 if len(pairs) > 1 else 5.2, 0.4 + 3.0 * rows)
@@ -144,6 +152,13 @@ def interactions(report: Mapping[str, Any], theme: Theme) -> Figure:
     for axis in panels[:, 0]:
         axis.set_ylabel(f"{metric['name']}\n({metric['unit']})")
     return figure
+
+
+def readable(report: Mapping[str, Any]) -> bool:
+    """Whether the study varies the learning rate, in lines few enough for a figure."""
+    factors = report["factors"]
+    lines = {tuple(cell["levels"][key] for key in factors if key != LEARNING_RATE) for cell in report["cells"]}
+    return LEARNING_RATE in factors and len(lines) <= drawing.MOST_LINES
 
 
 def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
@@ -189,8 +204,9 @@ def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Fig
     axis.plot([], [], "x", color=theme.muted, markersize=7, markeredgewidth=1.6, linestyle="none", label="diverged")
     axis.set_ylim(0, top)
     rates = sorted({float(level) for level in report["factors"][LEARNING_RATE]})
-    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    axis.minorticks_off()
+    if len(rates) <= TICKS:
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.minorticks_off()
     axis.set_xlabel("learning rate")
     axis.set_ylabel(f"{names['name']} ({names['unit']})")
     drawing.note_line(axis, report["references"]["ln_vocab"], "ln V", theme)

@@ -31,7 +31,7 @@ class Plate:
 
 
 def plates(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    """The study's figures in the order of the report; a study gets those that it has data for."""
+    """The study's figures in the order of the report; a study gets those that it has data for and that can be read."""
     return [plate for make in _MAKERS for plate in make(report, study)]
 
 
@@ -58,7 +58,7 @@ def _factorial(report: Mapping[str, Any], study: Study) -> list[Plate]:
     )
     plates = _forest("factorial", rows, caption, report)
     cells = [cell for cell in report["cells"] if cell[_column(report)]["mean"] is not None]
-    if rows and cells and len(report["factors"]) > 1:
+    if rows and cells and plot_effects.crossed(report):
         caption = f"Means of the {report['metric']['name']} over cells. Parallel lines: the factors do not interact."
         finding = "Mean at each pair of levels: " + _ends(report)
         plates.append(Plate("interactions", finding, caption, partial(plot_effects.interactions, report)))
@@ -120,7 +120,10 @@ def _budget_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
 def _grouping(study: Study) -> str:
     seeds = max((len(runs) for runs in study.cells().values()), default=0) > 1
     if len(study.cells()) > plot_curves.CELLS_APART:
-        who = f", coloured by {next(iter(study.factors))}: every run thin, the mean of a colour bold"
+        factor = plot_curves.colouring({"factors": study.factors})
+        who = ": every run thin, the mean of all bold"
+        if factor is not None:
+            who = f", coloured by {factor}: every run thin, the mean of a colour bold"
     else:
         who = ": every seed thin, their mean bold" if seeds else ""
     ends = "; a cross where a run diverged" if any(run.status == "diverged" for run in study.runs) else ""
@@ -128,7 +131,7 @@ def _grouping(study: Study) -> str:
 
 
 def _learning_rates(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    if plot_effects.LEARNING_RATE not in report["factors"]:
+    if not plot_effects.readable(report):
         return []
     caption = (
         f"{report['metric']['name'].capitalize()} against learning rate: seeds as dots, lines through their means. "

@@ -135,11 +135,12 @@ def _mistyped(expected: Any, value: Any) -> str | None:
     return None
 
 
-def axis_names() -> list[str]:
+@functools.cache
+def axis_names() -> tuple[str, ...]:
     """The axes: one per file in `gpt_ablate/axes/`, found without importing any."""
     import gpt_ablate.axes
 
-    return sorted(module.name for module in pkgutil.iter_modules(gpt_ablate.axes.__path__))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(gpt_ablate.axes.__path__)))
 
 
 def load(plugins: Iterable[str] = ()) -> None:

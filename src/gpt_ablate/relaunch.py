@@ -20,7 +20,7 @@ def more_seeds(study: Study, n: int | None) -> str | None:
     """The launch that trains every cell with `n` seeds that the study has not used; None for too many or no plan."""
     if study.plan is None or n is None or n > MOST_SEEDS:
         return None
-    first = 1 + max(run.seed for run in study.known)
+    first = study.next_seed
     seeds = "seed=" + ",".join(str(seed) for seed in range(first, first + n))
     given = study.plan["overrides"]
     changed = [seeds if re.match(r"\+*seed=", override) else override for override in given]

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -133,12 +134,16 @@ def power(n: int, difference: float, sd: float, alpha: float = 0.05) -> float:
 
 def detectable(n: int, sd: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """The least difference that n pairs show with probability `power`; None for fewer than two pairs."""
-    if n < 2:
-        return None
+    return None if n < 2 else sd * _detectable(n, power, alpha)
+
+
+@cache
+def _detectable(n: int, power: float, alpha: float) -> float:
+    """In standard deviations; the same for all comparisons of a family that have so many pairs."""
     high = 1.0
     while _power(n, high, alpha) < power:
         high *= 2
-    return sd * float(brentq(lambda effect: _power(n, effect, alpha) - power, 0.0, high))
+    return float(brentq(lambda effect: _power(n, effect, alpha) - power, 0.0, high))
 
 
 def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int:

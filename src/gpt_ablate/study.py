@@ -81,11 +81,16 @@ class Study:
                 gathered[run.cell].append(run)
         return gathered
 
-    @property
+    @cached_property
     def known(self) -> list[StudyRun | AbsentRun]:
         """Every run that is there or was planned, repeats apart."""
         every: list[StudyRun | AbsentRun] = [*self.runs, *self.absent]
         return [run for run in every if run.repeat == 0]
+
+    @cached_property
+    def next_seed(self) -> int:
+        """The first seed above all that are there or were planned."""
+        return 1 + max(run.seed for run in self.known)
 
     @property
     def within_keys(self) -> list[str]:
