@@ -34,6 +34,8 @@ PLUGINS = {
     "torn": "def broken(:",
     "twice": "from gpt_ablate.axes.norm import norms, PreNorm\nnorms.register('pre')(PreNorm)",
 }
+ALIASES = [b",".join([b"*a%d" % (i - 1)] * 10) for i in range(12)]
+"""Ten times the line above: 11 lines of them stand for 10**11 values."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,16 @@ def furnish(folder: Path) -> None:
         "torn/torn/syntax.yaml": b"a: {b: 1",
         "torn/torn/object.yaml": b"a: !!python/object/apply:os.system [touch owned]",
         "torn/torn/deep.yaml": b"a: " + 3000 * b"[" + 3000 * b"]",
+        "torn/torn/bomb.yaml": b"a0: &a0 [a]\n"
+        + b"".join(b"a%d: &a%d [%s]\n" % (i, i, ALIASES[i]) for i in range(1, 12)),
+        "torn/torn/merged.yaml": b"a0: &a0 {a: 1}\n"
+        + b"".join(b"a%d: &a%d\n  <<: [%s]\n" % (i, i, ALIASES[i]) for i in range(1, 12)),
+        "torn/torn/itself.yaml": b"a: &a [1, *a]",
+        "torn/torn/large.yaml": b"a: [" + b"1," * (1 << 20) + b"1]",
+        "torn/torn/digits.yaml": b"a: " + b"9" * 5000,
+        "torn/torn/latin.yaml": "a: é".encode("latin-1"),
+        "torn/torn/circle.yaml": b"defaults: [other]",
+        "torn/torn/other.yaml": b"defaults: [circle]",
         "hostile/hostile/logging.yaml": b"# @package hydra.job_logging\nfilters: {x: {(): os.system}}\n",
     }
     contents |= {f"{name}.py": source.encode() for name, source in PLUGINS.items()}

@@ -18,15 +18,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
-from . import registry
+from . import config_source, registry
 from .config import flatten
 from .registry import Problem, UsageError, closest
 
 PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 VERSION_BASE = "1.3"
+config_source.install()
 # Hydra checks conf/hydra/launcher/*.yaml against the plugins' own schemas, as is meant, but warns of doing so.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
@@ -55,9 +55,6 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
             yield found
     except UsageError:
         raise
-    except (YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UsageError([Problem("--config-dir", config_dir, f"configs in plain YAML ({told})")]) from error
     except ValueError as error:  # what Hydra's parser did not foresee, such as model=null
         raise HydraException(str(error)) from error
     except AttributeError as error:  # OmegaConf 2.3 on setting a null mapping, such as hydra.sweeper.params
@@ -69,6 +66,8 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
 def composition_problem(error: Exception, overrides: list[str]) -> Problem:
     """What Hydra could not compose, in our form."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    if isinstance(error, RecursionError):
+        return Problem("config", " ".join(overrides), "configs whose defaults do not name one another in a circle")
     message = str(error) or str(error.__cause__)
     if isinstance(error, OverrideParseException):
         return Problem("override", error.override, f"key=value in Hydra's syntax ({' '.join(error.message.split())})")

@@ -59,7 +59,7 @@ def main() -> None:
             sys.exit(_conclude(plan, console))
     except Refused:
         sys.exit(2)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         say(str(composition_problem(error, args.overrides)))
         sys.exit(2)
     except KeyboardInterrupt as error:
