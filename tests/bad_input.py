@@ -261,6 +261,7 @@ COMMANDS = [
     (["--multirun", "seed=1,1"], "cell_keys", "two runs would share this folder"),
     (["--multirun", "model.n_head=4,5", "data=sample"], "model.n_head = 5", "a divisor of"),
     (["--multirun", "seed=range(0,-1,1)", "data=sample"], "seed=range(0,-1,1)", "a range is empty"),
+    (["data=sample", f"sampling.prompt={131_073 * 'a'}"], "... (131,075 characters)", "at most 131072 characters"),
     (["data=sample", "study='   '"], "study = '   '", "the name of one folder"),
     (["data=sample", "data.batch_size=1000000000000"], "data.batch_size = 1000000000000", "windows"),
     (["data=text"], "data.path = None", "the path of a UTF-8 text file"),

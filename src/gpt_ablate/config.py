@@ -110,7 +110,7 @@ class TrainerConfig(Section):
 class SamplingConfig(Section):
     """How text is drawn from the model."""
 
-    prompt: str
+    prompt: Annotated[str, Field(max_length=1 << 17)]
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
+_LONGEST = 500
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Problem:
 
     def __str__(self) -> str:
         hint = f" Did you mean {self.closest!r}?" if self.closest else ""
-        return f"{self.key} = {self.value!r}: {self.allowed}.{hint}"
+        value = repr(self.value)
+        if len(value) > _LONGEST:
+            value = f"{value[:_LONGEST]}... ({len(value):,} characters)"
+        return f"{self.key} = {value}: {self.allowed}.{hint}"
 
 
 class UsageError(ValueError):
