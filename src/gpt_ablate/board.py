@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import plot_curves
 from .drawing import Floats, decimated
+from .files import misplaced
+from .registry import Problem
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -29,25 +31,40 @@ Events = list[tuple[int, "Summary"]]
 """(step, what is shown at it)."""
 
 
-def write(folder: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:
-    """Replace the events below `folder` by the study's: mean curves, their charts, `figures` (PNG), the answer.
+def taken(root: Path, study: Study) -> list[Problem]:
+    """What stands in the place of a file or folder of the events below `root`."""
+    return misplaced(files=_events_in(root / FOLDER), folders=[root / FOLDER, *_folders(root, study)])
+
+
+def write(root: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:
+    """Replace the events of the report in `root`: mean curves, their charts, `figures` (PNG), the answer.
 
     `answer` is Markdown. A level's mean curves are in a run of their own, so that it has a colour of its own. The new
     files are whole before they are seen; then the older ones go.
     """
-    old = list(folder.rglob("events.out.tfevents.*"))
+    folder = root / FOLDER
+    old = _events_in(folder)
     now = time.time()  # part of the name: a TensorBoard that is open goes on to files of later names
-    levels = {
-        folder / re.sub(r"[^\w.+=,-]", "_", f"{factor}={level}"): _curves(study, factor, level)
-        for factor, of_factor in study.factors.items()
-        for level in of_factor
-    }
+    levels = {place: _curves(study, *level) for place, level in _folders(root, study).items()}
     for place, events in ({folder: _summary(study, answer, figures)} | levels).items():
         _write_events(place, events, now)
     for file in old:
         file.unlink(missing_ok=True)
         if not any(file.parent.iterdir()):
             file.parent.rmdir()
+
+
+def _events_in(folder: Path) -> list[Path]:
+    return list(folder.rglob("events.out.tfevents.*"))
+
+
+def _folders(root: Path, study: Study) -> dict[Path, tuple[str, str]]:
+    """Where the curves of every factor's levels are."""
+    return {
+        root / FOLDER / re.sub(r"[^\w.+=,-]", "_", f"{factor}={level}"): (factor, level)
+        for factor, levels in study.factors.items()
+        for level in levels
+    }
 
 
 def _write_events(folder: Path, events: Events, now: float) -> None:

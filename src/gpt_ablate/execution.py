@@ -43,6 +43,7 @@ def run(
     directory = RunDirectory(path)
     corpus = data.load(config)
     identity = fingerprint(config, corpus)
+    directory.check_place()
     if config.trainer.resume != "restart":
         directory.check(identity, config)
         if directory.finished():

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from .registry import Problem, UsageError
 
 _LONGEST_NAME = 255
 _LARGEST = 1 << 30
-_NAMES = "ENOSPC EDQUOT EROFS EACCES EPERM EIO ENOENT ENOTDIR ESTALE EMFILE ENFILE"
+_NAMES = "ENOSPC EDQUOT EROFS EACCES EPERM EIO ENOENT ENOTDIR EISDIR EEXIST ELOOP ENXIO ESTALE EMFILE ENFILE"
 _OF_THE_PLACE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
 
 
@@ -54,10 +56,26 @@ def without_home(value: Any) -> Any:
     return value
 
 
-def foreign_links(*paths: Path) -> list[Problem]:
-    """Those of `paths` that are symbolic links: through them, others' files would be written to."""
-    links = [path for path in paths if path.is_symlink()]
-    return [Problem("run directory", str(link), "a file or folder of its own, not a symbolic link") for link in links]
+def misplaced(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> list[Problem]:
+    """Those of the places for files and folders that something else has taken; a place may be empty.
+
+    Through a symbolic link others' files would be written to, and a pipe or a device may keep a reader for ever.
+    """
+    return [
+        Problem("run directory", str(path), f"a {what} of its own, not a {found}")
+        for what, paths in (("file", files), ("folder", folders))
+        for path in paths
+        if (found := _kind(path)) not in (what, None)
+    ]
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "pipe"}
+    return kinds.get(stat.S_IFMT(mode), "socket or device")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -126,7 +144,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     Raises UsageError, naming file and line, for a line that is no JSON object.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     try:
         content = content_of(path)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from . import fairness, hydra_section, launchers, levels, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
-from .files import foreign_links, unusable, without_home, write_json
+from .files import misplaced, unusable, without_home, write_json
 from .records import SCHEMA_VERSION, read_plan
 from .registry import Problem, UsageError
 from .runs import STUDY_FILE, STUDY_LOCK, RunDirectory, find
@@ -75,8 +75,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         root = Path(os.path.abspath(_folder(master, "sweep.dir")))
         if problem := unusable(root):
             raise UsageError([problem])
-        if links := foreign_links(root / STUDY_LOCK, root / STUDY_FILE):
-            raise UsageError(links)
+        if taken := misplaced(files=[root / name for name in (STUDY_LOCK, STUDY_FILE, "multirun.yaml")]):
+            raise UsageError(taken)
         if master.hydra.sweeper["_target_"] != hydra_section.BASIC_SWEEPER:
             return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, launcher)
         sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
@@ -210,6 +210,7 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
             axes = {axis: variant.name for axis, variant in run.config.axes.items()}
             record = {"config": run.config.record(), "axes": axes, "overrides": run.overrides}
             recipes.append(_recipe(run.directory, record | {"data": {"sha256": corpus.sha256}}))
+            run.directory.check_place()
             if run.config.trainer.resume != "restart":
                 run.directory.check(fingerprint, run.config)
             problems += checks.batch_memory(run.config)

@@ -18,7 +18,7 @@ from rich.text import Text
 from . import process, runs
 from .composing import composition_problem
 from .drawing import Theme, canvas, render, style, title
-from .files import unusable, write_bytes, write_json
+from .files import misplaced, unusable, write_bytes, write_json
 from .levels import label
 from .planning import PlannedRun, make_plan
 from .refusal import refusals, say, visible
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA_VERSION = 1
+FILES = ("profile.json", "profile.svg", "profile.png")
 
 
 def main() -> None:
@@ -45,9 +46,10 @@ def main() -> None:
             args.to.mkdir(parents=True, exist_ok=True)
             drawing = render(lambda theme: _chart(profiles, theme))
             content = {"schema_version": SCHEMA_VERSION, "versions": runs.versions(), "hardware": runs.hardware()}
-            write_json(args.to / "profile.json", content | {"profiles": profiles})
-            write_bytes(args.to / "profile.svg", drawing.light)
-            write_bytes(args.to / "profile.png", drawing.png)
+            table, *pictures = (args.to / name for name in FILES)
+            write_json(table, content | {"profiles": profiles})
+            for picture, drawn in zip(pictures, (drawing.light, drawing.png), strict=True):
+                write_bytes(picture, drawn)
             print(visible(f"Written: {args.to}/profile.json, profile.svg, profile.png"))
     except (HydraException, OmegaConfBaseException) as error:
         say(str(composition_problem(error, args.overrides)))
@@ -58,6 +60,8 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
     """The configs that `args` ask for, checked as those of runs are. Raises UsageError."""
     if problem := unusable(args.to):
         raise UsageError([problem])
+    if taken := misplaced(files=[args.to / name for name in FILES]):
+        raise UsageError(taken)
     arguments = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--multirun", *args.overrides]
     planned = make_plan(get_args_parser().parse_args([*arguments, f"hydra.sweep.dir={args.to.absolute() / 'none'}"]))
     compiled = [Problem("trainer.compile", True, "false: a profile looks into the modules")]

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from . import analysis, board, controls, pages, plots, results, study
 from .drawing import render
-from .files import foreign_links, unusable, write_bytes
+from .files import misplaced, unusable, write_bytes
 from .refusal import refusals, say, visible
 from .registry import UsageError
 from .study import Study
 
+PAGES = ("results.csv", "report.md", "report.html", "report.json")
 ROWS_ON_TERMINAL = 40
 """Of more runs, the terminal shows those that are not done; results.csv has all."""
 
@@ -60,24 +61,30 @@ def write(
     Everything is made before the first file is written, and each file appears whole. Raises UsageError if no run
     is finished, or if the runs cannot be compared (see `study.read` and `analysis.analyse`).
     """
-    if links := foreign_links(target / "figures", target / board.FOLDER):
-        raise UsageError(links)
     if problem := unusable(target):
         raise UsageError([problem])
     runs = study.read(path)
+    if taken := [*misplaced(files=_places(target), folders=[target / "figures"]), *board.taken(target, runs)]:
+        raise UsageError(taken)
     noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs, say)
     found = analysis.analyse(runs, allow_missing, noise)
     plates = plots.plates(found, runs)
     files, figures = _files(found, runs, plates)
-    for stale in {f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")} - files.keys():
-        (target / stale).unlink(missing_ok=True)
+    for stale in set(_places(target)) - {target / name for name in files}:
+        stale.unlink(missing_ok=True)
     for name, content in files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target / name, content)
     if target.absolute() == path.absolute():
         answer = "\n\n".join(pages.escape_markdown(sentence) for sentence in found["answer"])
-        board.write(path / board.FOLDER, runs, answer, figures)
+        board.write(path, runs, answer, figures)
     _show(found, runs, target, console, not_started)
+
+
+def _places(target: Path) -> list[Path]:
+    """Every file that a report may consist of, TensorBoard's apart."""
+    figures = [f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")]
+    return [target / name for name in (*figures, *PAGES)]
 
 
 def _files(

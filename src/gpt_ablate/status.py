@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_ablate import results
-from gpt_ablate.files import object_in
+from gpt_ablate.files import misplaced, object_in
 from gpt_ablate.records import read_plan
 from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
@@ -90,7 +90,7 @@ def _goes_on(standings: list[Standing]) -> bool:
 
 def look(study: Path) -> list[Standing]:
     """Every run of the study, planned ones among them, by name. Raises UsageError if there is none."""
-    plan = read_plan(study / STUDY_FILE)["runs"] if (study / STUDY_FILE).exists() else []
+    plan = read_plan(study / STUDY_FILE)["runs"] if os.path.lexists(study / STUDY_FILE) else []
     found = {os.path.relpath(run.path, study): run for run in find(study)}
     names = sorted({*found, *(run["path"] for run in plan)})
     if not names:
@@ -116,8 +116,10 @@ def _standing(name: str, run: RunDirectory | None) -> Standing:
 
 def _last_line(metrics: Path) -> dict[str, Any]:
     """The last whole line of metrics.jsonl, read from its end; empty where there is none."""
-    if not metrics.is_file():
+    if not os.path.lexists(metrics):
         return {}
+    if taken := misplaced(files=[metrics]):
+        raise UsageError(taken)
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
         whole = file.read().rpartition(b"\n")[0]

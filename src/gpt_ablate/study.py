@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -127,7 +128,7 @@ def read(path: Path) -> Study:
     if not directories:
         raise UsageError([Problem("study", str(path), "a folder that holds runs")])
     records = [directory.record() for directory in directories]
-    plan = read_plan(path / STUDY_FILE) if (path / STUDY_FILE).exists() else None
+    plan = read_plan(path / STUDY_FILE) if os.path.lexists(path / STUDY_FILE) else None
     keys = keys_of(records)
     runs = [_run(path, directory, record, keys) for directory, record in zip(directories, records, strict=True)]
     _refuse_twins(runs)
