@@ -313,6 +313,11 @@ COMMANDS = [
     (["data=sample", "--config-dir=hostile", "+hostile=logging"], "hydra.job_logging", "must be left"),
     (["--multirun", "hydra.launcher._target_=os.system"], "hydra.launcher._target_ = 'os.system'", "one of hydra"),
     (["--multirun", "hydra.sweeper._target_=os.system"], "hydra.sweeper._target_ = 'os.system'", "one of hydra"),
+    (
+        ["--multirun", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=2"],
+        "hydra.launcher.signal_delay_s = 120",
+        "timeout_min (2 min)",
+    ),
     (["--multirun", "hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size = 0", "from 1"),
     (["--multirun", 'hydra.sweeper.params={seed: "1,2"}'], "hydra.sweeper.params", "can set"),
     (["--multirun", "seed=range(0,1e9)"], "seed = 'seed=range(0,1e9)'", "at most 10,000 runs"),

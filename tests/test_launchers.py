@@ -229,7 +229,7 @@ import os, sys
 from pathlib import Path
 from gpt_ablate import launchers
 for _ in range(2):  # a process that makes several runs keeps its place
-    launchers.take_place(Path("places"))
+    launchers.take_place(Path("places"), ())
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from . import checkpoint, data, files, process, runs, tokenizer
+from . import checkpoint, data, files, process, runs, stopping, tokenizer
 from .config import Config
 from .data import Corpus
 from .refusal import visible
@@ -49,6 +49,7 @@ def run(
             return _finished_already(directory, console)
     path.mkdir(parents=True, exist_ok=True)
     with (
+        stopping.noted(),
         directory.lock(),
         process.threads(config.trainer.threads),
         process.threads_fail_quietly(),

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from . import launchers, results
+from . import launchers, results, stopping
 from .composing import CONF, VERSION_BASE, composition_problem, opened
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
@@ -39,11 +40,17 @@ class FailFast(BaseException):
 
 
 def main() -> None:
-    """The command: exit code 0 if every run is done, 1 if one is not, 2 for a request that is refused."""
+    """The command: exit code 0 if every run is done, 1 if one is not, 2 for a request that is refused.
+
+    128 and the signal's number if one asked it to stop.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file tells at once, as a terminal does
-    console = Console()
+    stopping.outlive_readers()
+    with stopping.raised():
+        _main()
+
+
+def _main() -> None:
     plan: Plan | None = None
     args = _arguments()
     shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
@@ -56,17 +63,17 @@ def main() -> None:
             if plan.multirun:
                 record_plan(plan, sys.argv[1:])
             _hand_over(plan, args)
-            sys.exit(_conclude(plan, console))
+            sys.exit(_conclude(plan, Console()))
     except Refused:
         sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
         say(str(composition_problem(error, args.overrides)))
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        say(str(error) or "stopped")
+    except stopping.Interrupted as stop:
+        say(str(stop))
         if plan is not None:
-            print(f"To go on: {_command_again(plan)}", file=sys.stderr)
-        sys.exit(130)
+            _tell_how_to_go_on(plan)
+        sys.exit(128 + stop.number)
 
 
 def _arguments() -> argparse.Namespace:
@@ -88,8 +95,13 @@ def _arguments() -> argparse.Namespace:
 def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
     """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
     overrides = get_args_parser().parse_args(plan.arguments).overrides
+    received: Sequence[int] = ()
     try:
-        with suppress(FailFast), opened(args.config_dir) as found:
+        with (
+            suppress(FailFast),
+            opened(args.config_dir) as found,
+            launchers.waiting(plan.launcher_class, plan.root) as received,
+        ):
             if plan.multirun:
                 found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])
             else:
@@ -101,7 +113,20 @@ def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
             raise
         reason = " ".join(str(error).split("\n")[:2])  # what submitit tells goes on with its log
         say(f"{plan.launcher} broke off: {type(error).__name__}: {reason}")
-        launchers.end_jobs(cancel=any(run.config.trainer.fail_fast for run in plan.runs))
+        with launchers.waiting(plan.launcher_class, plan.root) as later:
+            launchers.end_jobs(plan.launcher_class, cancel=any(run.config.trainer.fail_fast for run in plan.runs))
+        received = [*received, *later]
+        if not received:
+            _tell_how_to_go_on(plan)
+    if received:
+        raise stopping.Interrupted("stopped; the runs have saved their states", received[0])
+
+
+def _tell_how_to_go_on(plan: Plan) -> None:
+    if jobs := launchers.jobs_of_slurm(plan.launcher_class):
+        look = shlex.join(["python", "-m", "gpt_ablate.status", str(plan.root)])
+        print(f"Slurm's jobs go on. How they stand: {look}\nTo end them: scancel {' '.join(jobs)}", file=sys.stderr)
+    else:
         print(f"To go on: {_command_again(plan)}", file=sys.stderr)
 
 
@@ -114,10 +139,28 @@ def _train(composed: DictConfig) -> None:
     """Hydra's task: one run. A failure is told at once and left in run.json, so that the next job goes on."""
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
+    launcher = launchers.class_of(hydra_config)
+    stopping.outlive_readers()
+    try:
+        with launchers.stops_noted(launcher) as received:
+            if received:  # in an earlier run of this process
+                return
+            if hydra_config.job.get("num") is not None:
+                launchers.take_place(Path(hydra_config.sweep.dir) / ".places", received)
+            _run(composed, hydra_config, path)
+        if received and launchers.makes_all(launcher) and hydra_config.job.get("num") is not None:
+            raise stopping.Interrupted("stopped between two runs", received[0])
+    except stopping.Interrupted as stop:
+        if not launchers.ends_quietly(launcher):
+            raise
+        say(f"{path}: {stop}")
+        launchers.give_back(launcher, received)
+
+
+def _run(composed: DictConfig, hydra_config: Any, path: Path) -> None:
+    """Make the run at `path`, and tell of a failure."""
     alone = hydra_config.runtime.choices["hydra/launcher"] == "basic"
     console = Console() if alone else Console(force_terminal=False)  # several runs cannot share a progress bar
-    if hydra_config.job.get("num") is not None:
-        launchers.take_place(Path(hydra_config.sweep.dir) / ".places")
     from . import execution
 
     try:

@@ -50,6 +50,7 @@ class Plan:
     root: Path
     multirun: bool
     launcher: str = "basic"
+    launcher_class: str = "BasicLauncher"
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -69,7 +70,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             place = run.directory.path
             return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
         master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
-        launcher = launchers.check(master)
+        launcher = launchers.check(master), launchers.class_of(master.hydra)
         hydra_section.check(master.hydra, multirun=True)
         additions = launchers.divide(master)
         root = Path(os.path.abspath(_folder(master, "sweep.dir")))
@@ -78,7 +79,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if links := foreign_links(root / STUDY_LOCK, root / STUDY_FILE):
             raise UsageError(links)
         if master.hydra.sweeper["_target_"] != hydra_section.BASIC_SWEEPER:
-            return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, launcher)
+            return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, *launcher)
         sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeps, *master.hydra.overrides.task])
         hydra_section.few_enough(given)
@@ -99,7 +100,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if problems:
             raise UsageError(problems)
         arguments = [*sys.argv[1:], *additions, _pinned("sweep.dir", root)]
-        return Plan(arguments, _check(runs, root), root, True, launcher)
+        return Plan(arguments, _check(runs, root), root, True, *launcher)
 
 
 def _of_one_run(opened: Hydra, name: str, overrides: list[str]) -> DictConfig | None:
