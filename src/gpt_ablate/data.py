@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import rng, tokenizer
 from .config import Config
-from .files import content_of
+from .files import content_of, expanded
 from .registry import Problem, UsageError
 
 Tokens: TypeAlias = npt.NDArray[np.uint16]
@@ -166,7 +166,7 @@ def _decode(source: bytes, where: str) -> str:
 
 def _read(key: str, path: str) -> bytes:
     try:
-        return content_of(Path(path).expanduser())
+        return content_of(expanded(key, path))
     except OSError as error:
         raise UsageError([Problem(key, path, f"a file that can be read ({error.strerror})")]) from error
 
@@ -176,7 +176,7 @@ def _verdict(folder: str | None) -> bytes:
     import pooch
 
     for key, place in (("data.dir", folder), ("$GPT_ABLATE_DATA", os.environ.get("GPT_ABLATE_DATA"))):
-        if place and (path := Path(place).expanduser() / VERDICT_FILE).is_file():
+        if place and (path := expanded(key, place) / VERDICT_FILE).is_file():
             content = path.read_bytes()
             if (found := hashlib.sha256(content).hexdigest()) != VERDICT_SHA256:
                 allowed = f"The Verdict with SHA-256 {VERDICT_SHA256}, found {found}; for another text use data=text"
@@ -201,7 +201,7 @@ def _token_files(folder: str | None) -> tuple[Tokens, Tokens, str]:
     digest = hashlib.sha256()
     splits = []
     for file in ("train.bin", "val.bin"):
-        path = Path(folder or ".").expanduser() / file
+        path = expanded("data.dir", folder or ".") / file
         try:
             if path.stat().st_size == 0 or path.stat().st_size % 2:
                 allowed = f"uint16 tokens, not {path.stat().st_size} bytes"

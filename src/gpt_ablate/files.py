@@ -42,11 +42,23 @@ def unusable(path: Path) -> Problem | None:
     return None
 
 
+def expanded(key: str, path: str) -> Path:
+    """`path`, which `key` gives, with ~ as the home folder. Raises UsageError where the system knows none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            [Problem(key, path, "a path from a home folder that the system knows, or without ~")]
+        ) from error
+
+
 def without_home(value: Any) -> Any:
     """`value` (text, or lists and mappings of it) with the user's home folder as ~: records name no user."""
     if isinstance(value, str):
-        home = str(Path.home())
-        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value) if len(home) > 1 else value
+        home = os.path.expanduser("~")  # unchanged where the system knows no home
+        if not os.path.isabs(home) or home == os.path.abspath(os.sep):
+            return value
+        return re.sub(rf"((?<![\w.])|(?<=\\[nt])){re.escape(home)}(?![\w.-])", "~", value)
     if isinstance(value, list):
         return [without_home(each) for each in value]
     if isinstance(value, dict):

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from . import launchers, results
+from . import launchers, results, streams
 from .composing import CONF, VERSION_BASE, composition_problem, opened
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
@@ -41,12 +41,16 @@ class FailFast(BaseException):
 def main() -> None:
     """The command: exit code 0 if every run is done, 1 if one is not, 2 for a request that is refused."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file tells at once, as a terminal does
-    console = Console()
-    plan: Plan | None = None
     args = _arguments()
-    shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    shows = bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
+    with streams.outlive(needed=shows):
+        _launch(args, shows)
+
+
+def _launch(args: argparse.Namespace, shows: bool) -> None:
+    """Carry out what `args` ask for: show something (`shows`), or train. Raises SystemExit with the exit code."""
+    plan: Plan | None = None
+    console = streams.console()
     try:
         with refusals():
             if shows or args.experimental_rerun:
@@ -69,6 +73,7 @@ def main() -> None:
         sys.exit(130)
 
 
+@streams.outlive(needed=True)
 def _arguments() -> argparse.Namespace:
     """The command line as Hydra reads it, flags and overrides in any order; exits with 2 for what it does not know."""
     parser = get_args_parser()
@@ -77,7 +82,7 @@ def _arguments() -> argparse.Namespace:
         with redirect_stderr(told):
             args = parser.parse_intermixed_args()
     except SystemExit as stop:
-        if not stop.code:
+        if stop.code != 2:  # argparse's code for a refusal
             raise
         say(told.getvalue().rpartition("error: ")[2].strip() + "; flags: --help, all of Hydra's: --hydra-help")
         sys.exit(2)
@@ -110,12 +115,13 @@ def _command_again(plan: Plan) -> str:
     return shlex.join(["python", "-m", "gpt_ablate.train", *again])
 
 
+@streams.outlive(needed=False)  # here too, since a launcher may run it in another process
 def _train(composed: DictConfig) -> None:
     """Hydra's task: one run. A failure is told at once and left in run.json, so that the next job goes on."""
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
     alone = hydra_config.runtime.choices["hydra/launcher"] == "basic"
-    console = Console() if alone else Console(force_terminal=False)  # several runs cannot share a progress bar
+    console = streams.console(live=alone)  # several runs cannot share a progress bar
     if hydra_config.job.get("num") is not None:
         launchers.take_place(Path(hydra_config.sweep.dir) / ".places")
     from . import execution

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from . import fairness, hydra_section, launchers, levels, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
-from .files import foreign_links, unusable, without_home, write_json
+from .files import expanded, foreign_links, unusable, without_home, write_json
 from .records import SCHEMA_VERSION, read_plan
 from .registry import Problem, UsageError
 from .runs import STUDY_FILE, STUDY_LOCK, RunDirectory, find
@@ -183,7 +183,7 @@ def _folder(composed: DictConfig, key: str) -> Path:
     folder = str(OmegaConf.select(composed, f"hydra.{key}") or "")
     if not folder.strip(". /"):
         raise UsageError([Problem(f"hydra.{key}", folder, "a folder of its own")])
-    return Path(folder).expanduser()
+    return expanded(f"hydra.{key}", folder)
 
 
 def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import process, runs
+from . import runs, streams
 from .composing import composition_problem
 from .drawing import Theme, canvas, render, style, title
 from .files import unusable, write_bytes, write_json
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
+@streams.outlive(needed=True, at_once=False)
 def main() -> None:
     """The command: a table for each config, and all of them in profile.json and a chart."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.profile", description=__doc__)
@@ -41,7 +42,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         with refusals():
-            profiles = _profiles(_planned(args), Console())
+            profiles = _profiles(_planned(args), streams.console())
             args.to.mkdir(parents=True, exist_ok=True)
             drawing = render(lambda theme: _chart(profiles, theme))
             content = {"schema_version": SCHEMA_VERSION, "versions": runs.versions(), "hardware": runs.hardware()}
@@ -67,6 +68,7 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
 
 
 def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str, Any]]:
+    from . import process  # imports torch
     from .profiling import profile
 
     levels = [{key: str(level) for key, level in run.config.levels().items()} for run in planned]

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from . import analysis, board, controls, pages, plots, results, study
+from . import analysis, board, controls, pages, plots, results, streams, study
 from .drawing import render
 from .files import foreign_links, unusable, write_bytes
 from .refusal import refusals, say, visible
@@ -23,6 +23,7 @@ ROWS_ON_TERMINAL = 40
 """Of more runs, the terminal shows those that are not done; results.csv has all."""
 
 
+@streams.outlive(needed=True)
 def main() -> None:
     """The command: the answer and a table on the terminal; pages, figures and results.csv beside the runs."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.report", description=__doc__)
@@ -40,7 +41,7 @@ def main() -> None:
         write(
             args.study,
             args.to or args.study,
-            Console(),
+            streams.console(),
             allow_missing=args.allow_missing,
             noise_floor=args.noise_floor,
         )

@@ -93,8 +93,6 @@ def print_summary(
             _number(each["peak_rss_bytes"], ".2f", 1e9, " GB"),
             _number(each["wall_time"], ".0f", 1, " s"),
         )
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a log is not cut to the width of a screen
     console.print()
     console.print(table)
     console.print()

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gpt_ablate import streams
 from gpt_ablate.config import SamplingConfig
 from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import RunDirectory
 
 
+@streams.outlive(needed=True)
 def main() -> None:
     """The command: samples on standard output as they are drawn, notes on standard error."""
     try:

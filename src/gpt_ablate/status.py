@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gpt_ablate import results
+from gpt_ablate import results, streams
 from gpt_ablate.files import object_in
 from gpt_ablate.records import read_plan
 from gpt_ablate.refusal import refusals, visible
@@ -40,16 +39,16 @@ class Standing:
     error: str | None = None
 
 
+@streams.outlive(needed=True)
 def main() -> None:
     """The command: a table that follows the runs until none goes on; once, where the output is no terminal."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.status", description=__doc__)
     parser.add_argument("study", type=Path, help="a folder that holds runs")
     args = parser.parse_args()
-    console = Console()
+    console = streams.console()
     with refusals():
         standings = look(args.study)
         if not console.is_terminal:
-            console.width = max(console.width, 160)
             console.print(table(standings))
             return
         try:
