@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pty
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from synthetic import make_study
 from test_training import small_run
 
-from gpt_ablate import launch, plots, profile, report, sample, status, streams, tracking
+from gpt_ablate import launch, launchers, plots, profile, report, sample, status, streams, tracking
 from gpt_ablate.drawing import Drawing
 from gpt_ablate.runs import RunDirectory, find
 
@@ -89,13 +90,13 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     return start
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
 @pytest.mark.parametrize("kind", LOST)
-def test_a_multirun_goes_on(kind: str, both: bool, output: Output, command: Run, tmp_path: Path) -> None:
+def test_a_multirun_goes_on(kind: str, output: Output, command: Run, tmp_path: Path) -> None:
+    """With standard output and error lost before its first line."""
     stream, lose = output(kind)
     lose()
     arguments = ["--multirun", *small_run(tmp_path), *SMALL, "trainer.max_steps=2", "norm=pre,post"]
-    assert command(launch.main, *arguments, out=stream, err=stream if both else None) == 0
+    assert command(launch.main, *arguments, out=stream, err=stream) == 0
     runs = list(find(tmp_path / "outputs/sweep"))
     assert [run.record()["status"] for run in runs] == ["done", "done"]
     assert all(run.finished() for run in runs)
@@ -136,7 +137,7 @@ def prints(name: str, run: Path, study: Path) -> tuple[Callable[[], None], list[
         "report": (report.main, [str(study), "--to", "written"]),
         "status": (status.main, [str(study)]),
         "profile": (profile.main, ["data=sample", *SMALL[:-1], "model.context_length=8", "--to", "written"]),
-        **{flag: (launch.main, [flag]) for flag in ("--help", "--hydra-help", "--version")},
+        **{flag: (launch.main, [flag]) for flag in ("--help", "--version")},
         "--cfg": (launch.main, ["--cfg", "job"]),
         "report --help": (report.main, ["--help"]),
         "profile --help": (profile.main, ["--help"]),
@@ -149,13 +150,11 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("kind", LOST)
+PRINTING = ("sample", "report", "status", "profile", "--help", "--version", "--cfg", "report --help", "profile --help")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("sample", "report", "status", "profile", "--help", "--hydra-help", "--version", "--cfg"),
-        *("report --help", "profile --help"),
-    ],
+    ("name", "kind"), [*itertools.product(PRINTING, ("pipe", "disk")), ("status", "terminal"), ("--help", "terminal")]
 )
 def test_a_command_that_prints_ends_without_a_traceback(
     name: str,
@@ -269,3 +268,18 @@ def test_characters_that_the_terminal_lacks(errors: str, command: Run, run: Path
     stream = io.TextIOWrapper(written, "ascii", errors)
     assert command(sample.main, str(run), "--prompt", "café\udcff", "--temperature", "0", out=stream) == 0
     assert written.getvalue().startswith(b"caf??" if errors == "replace" else rb"caf\xe9\udcff")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_runs_in_other_processes_go_on(launcher: str, output: Output, tmp_path: Path) -> None:
+    """They write to the same standard output, or to files of their own."""
+    if not launchers.installed(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher"):
+        pytest.skip(f"without the extra for {launcher}")
+    stream, lose = output("pipe")
+    lose()
+    arguments = [*small_run(tmp_path), *SMALL, "trainer.max_steps=2", "norm=pre,post", f"hydra/launcher={launcher}"]
+    arguments.remove("trainer.threads=1")
+    command = [sys.executable, "-m", "gpt_ablate.train", "--multirun", *arguments]
+    assert subprocess.run(command, cwd=tmp_path, stdout=stream, stderr=stream).returncode == 0
+    assert [run.record()["status"] for run in find(tmp_path / "outputs/sweep")] == ["done", "done"]
