@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import subprocess
@@ -14,8 +15,9 @@ import pytest
 from rich.console import Console
 from synthetic import make_study
 
-from gpt_ablate import execution, launch, report, sample, status
+from gpt_ablate import execution, launch, plots, profile, report, sample, status
 from gpt_ablate.config import Config
+from gpt_ablate.drawing import Drawing
 from gpt_ablate.files import without_home
 from gpt_ablate.runs import RunDirectory
 
@@ -23,7 +25,7 @@ TINY = ("model.n_layer=1", "model.d_model=8", "model.n_head=2", "model.context_l
 
 
 @pytest.fixture
-def unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def unknown_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of a user whom the system does not know, as containers have: `docker run --user 1234`."""
 
     def getpwuid(number: int) -> Any:
@@ -113,22 +115,35 @@ def test_a_working_directory_that_was_removed_before_torch_is_imported(tmp_path:
     assert done.stderr.startswith("gpt_ablate: working directory = ")
 
 
-@pytest.mark.parametrize("columns", ["-5", "0", "1", "3"])
-@pytest.mark.parametrize("main", [report.main, status.main])
-def test_a_log_shows_all_of_a_table(
-    columns: str,
-    main: Callable[[], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("columns", ["0", "3"])
+def test_a_table_is_whole_where_no_width_is_given(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gpt_ablate import plots
+    """COLUMNS may be what a shell left there."""
+    monkeypatch.setattr(profile, "render", lambda _: Drawing(b"", b"", b""))
+    monkeypatch.setenv("COLUMNS", columns)
+    arguments = ["profile", "model=micro", "data=sample", *TINY, "--to", str(tmp_path / "to")]
+    monkeypatch.setattr("sys.argv", arguments)
+    profile.main()
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("attention ") and line.endswith(" s") for line in told)
+
+
+def test_a_system_without_a_place_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As matplotlib tells it, where it is first imported: it raises an OSError without a number."""
+
+    def imported(*_: object) -> None:
+        try:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+        except OSError as error:
+            raise OSError("Matplotlib requires access to a writable cache directory") from error
 
     study = make_study(tmp_path / "s", {"norm": ["post", "pre"]}, range(2), lambda *_: 1.0)
-    monkeypatch.setattr(plots, "plates", lambda *_: [])
-    monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr("sys.argv", ["command", str(study)])
-    main()
-    told = capsys.readouterr().out
-    assert all(f"{norm}-fresh-parallel" in told for norm in ("post", "pre"))
-    assert "done" in told
+    monkeypatch.setattr(plots, "plates", imported)
+    monkeypatch.setattr("sys.argv", ["report", str(study)])
+    with pytest.raises(SystemExit) as stop:
+        report.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "gpt_ablate: Matplotlib requires access to a writable cache directory\n"

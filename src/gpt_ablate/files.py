@@ -21,8 +21,12 @@ _OF_THE_PLACE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errn
 
 
 def lies_with_the_place(error: OSError) -> bool:
-    """Whether an error tells of the disk or its folders (full, read-only, gone), and not of the code."""
-    return error.errno in _OF_THE_PLACE
+    """Whether an error tells of the disk or its folders (full, read-only, gone), and not of the code.
+
+    So does one without a number that a library raised from such an error.
+    """
+    cause = error.__cause__
+    return error.errno in _OF_THE_PLACE or (isinstance(cause, OSError) and lies_with_the_place(cause))
 
 
 def unusable(path: Path) -> Problem | None:

@@ -60,4 +60,4 @@ def visible(text: str) -> str:
 
 def place_told(error: OSError) -> str:
     """What the system said of which file."""
-    return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error.strerror)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror or str(error)
