@@ -20,14 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from . import launchers, results
+from . import launchers, ray_tasks, results
 from .composing import CONF, VERSION_BASE, composition_problem, opened
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
 from .planning import Plan, make_plan, record_plan
 from .refusal import place_told, refusals, refuse, say
 from .registry import UsageError
-from .runs import find
+from .runs import RunDirectory, find
 
 
 class Refused(BaseException):
@@ -89,7 +89,7 @@ def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
     """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
     overrides = get_args_parser().parse_args(plan.arguments).overrides
     try:
-        with suppress(FailFast), opened(args.config_dir) as found:
+        with suppress(FailFast), opened(args.config_dir) as found, ray_tasks.stopped_with_launch():
             if plan.multirun:
                 found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])
             else:
@@ -121,6 +121,8 @@ def _train(composed: DictConfig) -> None:
     from . import execution
 
     try:
+        if "ray" in hydra_config.launcher:
+            ray_tasks.arrive(hydra_config, RunDirectory(path))
         execution.run(
             resolve(composed),
             path,

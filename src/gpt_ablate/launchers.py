@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from . import ray_tasks
 from .registry import Problem, UsageError
 from .runs import cores
 
@@ -24,11 +25,13 @@ _held: list[FileLock] = []
 
 
 def check(composed: DictConfig) -> str:
-    """The launcher of a composed config, by name. Raises UsageError if it is not installed."""
+    """The launcher of a composed config, by name. Raises UsageError if it is not installed or could start no run."""
     choice = str(composed.hydra.runtime.choices["hydra/launcher"])
     plugin = re.match(r"hydra_plugins\.hydra_(\w+)_launcher\.", str(composed.hydra.launcher["_target_"]))
     if plugin and not installed(plugin[0].rstrip(".")):
         raise UsageError([Problem("hydra/launcher", choice, f"not installed: pip install 'gpt_ablate[{plugin[1]}]'")])
+    if "ray" in composed.hydra.launcher:
+        ray_tasks.prepare(composed.hydra.launcher.ray, {"num_cpus": cores(), "num_gpus": len(gpus())})
     return choice
 
 
@@ -115,7 +118,8 @@ def _free_place(folder: Path, places: int) -> int | None:
 
 
 def end_jobs(cancel: bool) -> None:
-    """Wait for the jobs that submitit still has after one of them broke off its launcher, or cancel them."""
+    """Wait for the jobs that submitit or Ray still has after one of them broke off its launcher, or cancel them."""
+    ray_tasks.end(cancel)
     if "submitit" not in sys.modules:
         return
     from submitit import Job
