@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -85,7 +86,9 @@ class Launch:
         command = [sys.executable, "-m", "gpt_ablate.train", *STUDY, f"hydra/launcher={launcher}", *arguments]
         environment = os.environ | {"PYTHONPATH": "modules", "TEXT": "text.txt"} | environment
         with self.output.open("w") as output:
-            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+            pipes: dict[str, Any] = {"stdout": output, "stderr": output}
+            hears_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # even if pytest does not
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=hears_ctrl_c, **pipes)
 
     def wait_for(self, name: str) -> int:
         """The process that wrote a file in the launch's folder."""
