@@ -269,21 +269,22 @@ def test_a_launch_that_ends_early_saves_what_its_runs_have_done(
 ) -> None:
     injected(f"under Ray: {end}", 1)
     (tmp_path / "slow").touch()
-    arguments = [TWO, CLUSTER, "trainer.checkpoint_every=null"]
+    arguments = [CLUSTER, "trainer.checkpoint_every=null"]
     if end == "Ctrl-C":
-        launching = launch(WATCHED, *arguments)
+        launching = launch(WATCHED, TWO, *arguments)
         launching.wait_for("goes-on")
         launching.process.send_signal(signal.SIGINT)
         code, told = launching.end()
         assert code == 130, told
         assert "To go on: python -m gpt_ablate.train" in told
     else:
-        code, told = launch("layers.name=failing,watched", *arguments, "trainer.fail_fast=true").end()
+        both = "layers.name=failing,watched"  # at once, one on each node
+        code, told = launch(both, "seed=0", *arguments, "trainer.fail_fast=true").end()
         assert code == 1, told
         assert "RuntimeError: no such luck" in told
     (tmp_path / "slow").unlink()
     assert list(tmp_path.glob("outputs/s/*watched*/*/checkpoint/step_*"))
-    code, told = launch(WATCHED, *arguments).end()
+    code, told = launch(WATCHED, TWO, *arguments).end()
     assert code == 0, told
     assert "goes on after step" in told
     made = {name: run for name, run in records(tmp_path).items() if "watched" in name}
@@ -296,7 +297,7 @@ def test_a_process_that_dies_every_time_costs_its_run_alone(
 ) -> None:
     injected("under Ray: a process that dies every time", 2)
     (tmp_path / "slow").touch()  # so that the others go on still when the launcher breaks off
-    kinds = "layers.name=dying,failing,watched"
+    kinds = "layers.name=dying,watched,failing"
     code, told = launch(kinds, CLUSTER, "hydra.launcher.ray.remote.max_retries=0").end()
     assert code == 1, told
     assert "ray broke off: WorkerCrashedError" in told
