@@ -89,7 +89,11 @@ def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
     """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
     overrides = get_args_parser().parse_args(plan.arguments).overrides
     try:
-        with suppress(FailFast), opened(args.config_dir) as found, ray_tasks.stopped_with_launch():
+        with (
+            suppress(FailFast),
+            opened(args.config_dir) as found,
+            ray_tasks.stopped_after(FailFast, KeyboardInterrupt, SystemExit),
+        ):
             if plan.multirun:
                 found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])
             else:

@@ -69,13 +69,14 @@ def arrive(section: DictConfig, directory: RunDirectory) -> None:
 
 
 @contextmanager
-def stopped_with_launch() -> Iterator[None]:
-    """After Ctrl-C, and after a failure that ends the launch: have the runs save their states and stop."""
+def stopped_after(*ends: type[BaseException]) -> Iterator[None]:
+    """After one of these exceptions, which end a launch, have the runs save their states and stop.
+
+    Ray raises what ended a task as an Exception too, whatever it was in the task.
+    """
     try:
         yield
-    except Exception:
-        raise
-    except BaseException:
+    except ends:
         end(cancel=True)
         raise
 
