@@ -92,7 +92,7 @@ def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
         with (
             suppress(FailFast),
             opened(args.config_dir) as found,
-            ray_tasks.stopped_after(FailFast, KeyboardInterrupt, SystemExit),
+            ray_tasks.stopped_after(FailFast, KeyboardInterrupt),
         ):
             if plan.multirun:
                 found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])

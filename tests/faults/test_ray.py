@@ -113,7 +113,7 @@ def records(folder: Path) -> Records:
     for file in folder.glob("outputs/s/*/*/run.json"):
         run = record(file.parent)
         del run[".hydra/hydra.yaml"]
-        run["events"] = [event for event in run["events"] if not event[1].startswith("_hparams_")]
+        run["events"] = [event for event in run.get("events", ()) if not event[1].startswith("_hparams_")]
         found[file.parent.relative_to(folder).as_posix()] = run
     return found
 
