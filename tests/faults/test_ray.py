@@ -138,12 +138,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Records:
 
 @pytest.fixture(scope="module")
 def ray_settings() -> Iterator[dict[str, str]]:
-    """Ray's settings of these tests alone: a place of their own for its files, dead nodes soon found."""
+    """Ray's settings of these tests alone: a place of their own for its files, frozen nodes found in half a minute."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         settings = {"RAY_TMPDIR": folder, "HOME": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-        settings |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
-        settings |= {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_failure_threshold": "3"}
-        settings |= {"RAY_grpc_client_keepalive_time_ms": "2000", "RAY_grpc_client_keepalive_timeout_ms": "5000"}
+        settings |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000"}
+        settings |= {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_failure_threshold": "4"}
+        settings |= {"RAY_grpc_client_keepalive_time_ms": "2000", "RAY_grpc_client_keepalive_timeout_ms": "20000"}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in settings.items():
                 patch.setenv(name, value)
