@@ -34,6 +34,8 @@ PLUGINS = {
     "torn": "def broken(:",
     "twice": "from gpt_ablate.axes.norm import norms, PreNorm\nnorms.register('pre')(PreNorm)",
 }
+ALIASES = [b",".join([b"*a%d" % (i - 1)] * 10) for i in range(12)]
+"""Ten times the line above: 11 lines of them stand for 10**11 values."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,7 @@ def furnish(folder: Path) -> None:
         "blank.txt": b" \n\t\n",
         "binary.bin": bytes(range(256)),
         "utf16.txt": text.encode("utf-16"),
+        "joined.txt": b"\xef\xbb\xbfone\r\n\xef\xbb\xbftwo",
         "surrogate.txt": b"half of a pair: \xed\xa0\xbd",
         "nul.txt": b"before\0after",
         "folder/kept": b"",
@@ -73,6 +76,8 @@ def furnish(folder: Path) -> None:
         "odd/val.bin": b"\0\1",
         "high/train.bin": np.array([65535], np.uint16).tobytes(),
         "high/val.bin": np.array([1], np.uint16).tobytes(),
+        "wide/train.bin": np.arange(40, dtype=np.uint32).tobytes(),
+        "wide/val.bin": np.arange(40, dtype=np.uint32).tobytes(),
         "other/run.json": json.dumps(record_of(CONFIG, Shape())).encode(),
         "damaged/run.json": b"{",
         "listed/run.json": b"[]",
@@ -82,6 +87,22 @@ def furnish(folder: Path) -> None:
         "torn/torn/syntax.yaml": b"a: {b: 1",
         "torn/torn/object.yaml": b"a: !!python/object/apply:os.system [touch owned]",
         "torn/torn/deep.yaml": b"a: " + 3000 * b"[" + 3000 * b"]",
+        "torn/torn/utf16.yaml": "a: 1\n".encode("utf-16"),
+        "torn/torn/cp1252.yaml": b"a: 1\r\n\xf6: 2\r\n",
+        "torn/torn/joined.yaml": b"\xef\xbb\xbfa: 1\n\xef\xbb\xbfb: 2\n",
+        "torn/torn/tab.yaml": b"a:\n\tb: 1\n",
+        "torn/torn/header.yaml": b"# @package _global_ too\n",
+        "utf16.py": "x = 1\n".encode("utf-16"),
+        "torn/torn/bomb.yaml": b"a0: &a0 [a]\n"
+        + b"".join(b"a%d: &a%d [%s]\n" % (i, i, ALIASES[i]) for i in range(1, 12)),
+        "torn/torn/merged.yaml": b"a0: &a0 {a: 1}\n"
+        + b"".join(b"a%d: &a%d\n  <<: [%s]\n" % (i, i, ALIASES[i]) for i in range(1, 12)),
+        "torn/torn/itself.yaml": b"a: &a [1, *a]",
+        "torn/torn/large.yaml": b"a: [" + b"1," * (1 << 20) + b"1]",
+        "torn/torn/digits.yaml": b"a: " + b"9" * 5000,
+        "torn/torn/latin.yaml": "a: é".encode("latin-1"),
+        "torn/torn/circle.yaml": b"defaults: [other]",
+        "torn/torn/other.yaml": b"defaults: [circle]",
         "hostile/hostile/logging.yaml": b"# @package hydra.job_logging\nfilters: {x: {(): os.system}}\n",
     }
     contents |= {f"{name}.py": source.encode() for name, source in PLUGINS.items()}

@@ -42,9 +42,9 @@ def test_a_control_measures_its_own_noise(tmp_path: Path) -> None:
     assert found["factors"] == {"arm": ["a", "b"]}
     assert found["answer"][0] == floor["sentence"]
     assert floor["sentence"] == (
-        "Noise floor (aa_control-micro): the same cell in two arms with random streams of their own differs in final "
-        "training loss by -0.01 (95 % CI -0.07 to 0.05, 5 pairs); the standard deviation from run to run is 0.026 "
-        "(95 % CI 0.018 to 0.047, 10 runs)."
+        "Noise floor (aa_control-micro), measured on two arms of one cell that differ only in their random numbers: "
+        "the mean difference in final training loss is -0.01 (95 % CI -0.07 to 0.05, 5 seed pairs). The standard "
+        "deviation between runs is 0.026 (95 % CI 0.018 to 0.047, 10 runs)."
     )
 
 
@@ -65,7 +65,7 @@ def test_a_control_of_another_recipe_is_no_noise_floor(tmp_path: Path) -> None:
     other = study.read(control(tmp_path / "aa_control-micro", **{"model.n_layer": 4, "optimizer.lr": 1.0}))
     said: list[str] = []
     assert find_noise_floor(of, said.append) is None
-    assert "aa_control-micro is no noise floor" in said[0]
+    assert "aa_control-micro is not used as the noise floor" in said[0]
     with pytest.raises(UsageError) as refused:
         analyse(of, noise=other)
     for told in ("model.n_layer = '4 in aa_control-micro': 2", "optimizer.lr"):

@@ -19,9 +19,12 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from gpt_ablate import execution, launch, launchers
+from gpt_ablate import execution, launch, launchers, ray_tasks
 from gpt_ablate.composing import CONF
+from gpt_ablate.hydra_section import BASIC_SWEEPER
 from gpt_ablate.planning import make_plan
+from gpt_ablate.registry import UsageError
+from gpt_ablate.runs import RunDirectory
 
 STUDY = [
     *("--multirun", "model=micro", "model.d_model=16", "model.n_head=2", "model.context_length=16", "study=s"),
@@ -153,18 +156,6 @@ def test_under_joblib_a_kill_ends_the_launch_and_the_next_goes_on(one_by_one: Nu
     assert (told.count("  done  "), told.count("  failed  ")) == (6, 2)
 
 
-@pytest.mark.slow
-@needs("ray")
-def test_under_ray_a_killed_run_goes_on_in_another_process(one_by_one: Numbers, tmp_path: Path) -> None:
-    launching = start(tmp_path, EVERY_KIND, "hydra/launcher=ray")
-    kill_the_waiting_run(launching, tmp_path)
-    code, told, error = finish(launching)
-    assert code == 1, error
-    assert statuses(tmp_path) == ["failing failed", "failing failed"]
-    assert numbers(tmp_path) == one_by_one
-    assert (told.count("  done  "), told.count("  failed  ")) == (6, 2)
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make believe that the machine has so many cores and CUDA devices."""
@@ -229,7 +220,7 @@ import os, sys
 from pathlib import Path
 from gpt_ablate import launchers
 for _ in range(2):  # a process that makes several runs keeps its place
-    launchers.take_place(Path("places"))
+    launchers.take_place(Path("places"), ())
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
@@ -266,3 +257,51 @@ def test_a_launcher_that_is_not_installed_is_refused_by_its_extra(
     assert stop.value.code == 2
     assert told.err == "gpt_ablate: hydra/launcher = 'ray': not installed: pip install 'gpt_ablate[ray]'.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+RAY_ASKS = [
+    (["trainer.threads=4"], "num_cpus = 4: at most 2"),
+    (["hydra.launcher.ray.remote.num_gpus=1"], "num_gpus = 1: at most 0"),
+    (["trainer.threads=2"], None),
+    (["trainer.threads=4", "+hydra.launcher.ray.init.num_cpus=4"], None),
+    (["trainer.threads=4", "hydra.launcher.ray.init.address=auto"], None),
+]
+
+
+@pytest.mark.parametrize(("overrides", "refused"), RAY_ASKS)
+def test_what_ray_would_wait_for_without_end_is_refused(
+    overrides: list[str], refused: str | None, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(2, 0)
+    monkeypatch.setattr(launchers, "installed", lambda module: True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", ["hydra/launcher=ray", *overrides], return_hydra_config=True)
+    if refused is None:
+        assert launchers.check(composed) == "ray"
+    else:
+        with pytest.raises(UsageError, match=refused):
+            launchers.check(composed)
+
+
+def test_ray_takes_what_a_run_needs_of_the_environment_to_all_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT_ABLATE_DATA", "/data")
+    monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}/theirs")
+    monkeypatch.setenv("TEXTS", "texts")
+    monkeypatch.setenv("SECRET", "not asked for")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = ["hydra/launcher=ray", "data=text", "data.path=${oc.env:TEXTS}/one.txt"]
+        composed = compose("config", overrides, return_hydra_config=True)
+    assert composed.hydra.launcher.ray.init.runtime_env.env_vars == {
+        "GPT_ABLATE_DATA": "/data",
+        "PYTHONPATH": f"{tmp_path}/mine{os.pathsep}/theirs",
+        "TEXTS": "texts",
+    }
+
+
+def test_a_node_without_the_study_refuses_its_runs(tmp_path: Path) -> None:
+    place = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"_target_": BASIC_SWEEPER}, "runtime": {"cwd": str(tmp_path)}}
+    with pytest.raises(UsageError, match=r"hydra\.sweep\.dir = .*: a folder that all of Ray's nodes share"):
+        ray_tasks.arrive(OmegaConf.create(place), RunDirectory(tmp_path / "cell/seed_0"))

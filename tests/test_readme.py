@@ -76,14 +76,14 @@ def closure(name: str, extras: tuple[str, ...] = ()) -> set[str]:
             spelling = canonicalize_name(needed.name)
             if spelling not in found and any(True for _ in metadata.distributions(name=needed.name)):
                 found.add(spelling)
-                waiting.append((needed.name, ()))
+                waiting.append((needed.name, tuple(needed.extras)))
     return found
 
 
 def test_the_licence_of_every_package_is_listed_as_it_is_declared() -> None:
     listed = dict(re.findall(r"^\| ([\w.-]+)[^|]* \| ([^|]+) \|$", README.partition("| licence |")[2], re.MULTILINE))
     families = {package: family for family, names in listed.items() for package in names.split(", ")}
-    needed = closure("gpt_ablate", ("hf", "joblib", "submitit")) - {"gpt-ablate"}
+    needed = closure("gpt_ablate", ("hf", "joblib", "submitit", "ray")) - {"gpt-ablate"}
     assert needed <= families.keys(), needed - families.keys()
     for package in needed:
         about = metadata.metadata(package)

@@ -52,7 +52,7 @@ def own_registry() -> Iterator[Registry[Callable[..., object]]]:
 
 
 def test_axes_are_the_files_of_the_package() -> None:
-    assert axis_names() == ["attention", "layers", "norm"]
+    assert axis_names() == ("attention", "layers", "norm")
 
 
 @pytest.mark.parametrize("group", BUILT)

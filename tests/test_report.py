@@ -18,7 +18,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 from rich.console import Console
-from synthetic import make_study
+from synthetic import Shape, make_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpt_ablate import board, drawing, pages, plots, report
@@ -54,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("outputs") / "norm_placement-micro",
         {"norm": ["post", "pre"]},
         seeds=range(6),
-        loss=lambda levels, seed: 6.0 + 0.01 * seed if levels["norm"] == "post" else 1.0 + 0.02 * (seed % 3),
+        loss=lambda levels, seed: 5.9 + 0.01 * seed if levels["norm"] == "post" else 0.9 + 0.02 * (seed % 3),
         statuses={
             "pre-fresh-parallel/seed_3": "failed",
             "pre-fresh-parallel/seed_4": "diverged",
@@ -190,6 +190,19 @@ def test_each_kind_of_study_gets_its_figures_and_keeps_none_of_another(
     for name in found:
         assert "of another" not in (path / "figures" / f"{name}.svg").read_text()
         assert f"Figure: {name.replace('_', ' ')}" in page
+
+
+@pytest.mark.parametrize("beside", [{}, {"model.dropout": [i / 64 for i in range(41)]}])
+def test_no_figure_has_more_lines_and_ticks_than_can_be_read(tmp_path: Path, beside: dict[str, Any]) -> None:
+    most = drawing.MOST_LINES
+    rates = {"optimizer.lr": [round(1e-4 * (i + 1), 6) for i in range(2 if beside else most + 1)]}
+    runs = read(make_study(tmp_path / "many", beside | rates, seeds=[0, 1], shape=Shape(steps=4, steps_per_epoch=2)))
+    drawn = {plate.name: plate.draw(drawing.LIGHT) for plate in plots.plates(analyse(runs), runs)}
+    assert {"effects", "loss_curves", "equal_budgets"} <= drawn.keys()
+    for name, figure in drawn.items():
+        legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())]
+        assert all(len(legend.get_texts()) <= most + 1 for legend in legends), name
+        assert all(len(axis.get_xticks()) <= most for axis in figure.axes), name
 
 
 def test_one_run_alone_has_a_report(tmp_path: Path, undrawn: None) -> None:

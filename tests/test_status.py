@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from synthetic import CONFIG, Shape, record_of
 
 from gpt_ablate import status
@@ -71,6 +73,27 @@ def test_the_command_prints_the_table_once_where_there_is_no_terminal(
         assert words in told
     # 18 s for the run that goes on, 24 for the interrupted one, 30 (the mean of all known) for each that waits
     assert "2 of 6 runs are at their end; about 1 min 42 s for the others, 1 at a time" in told
+
+
+def test_a_pipe_gets_a_line_for_each_run_however_long(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((study / "b/seed_1/run.json").read_text())
+    (study / "b/seed_1/run.json").write_text(json.dumps(record | {"error": "RuntimeError: " + "so long " * 100}))
+    monkeypatch.setattr("sys.argv", ["status", str(study)])
+    status.main()
+    title, *lines, _ = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"{cell}/seed_{seed}" for cell in "ab" for seed in range(3)]
+    assert lines[0].index("10/10") == title.index("step") - 1
+
+
+def test_a_screen_without_room_for_all_shows_the_runs_that_go_on_and_counts_the_others(study: Path) -> None:
+    with RunDirectory(study / "a/seed_1").lock():
+        told = io.StringIO()
+        Console(file=told, width=100).print(status.table(status.look(study), most=3))
+    shown = [line.split()[0] for line in told.getvalue().splitlines() if "seed_" in line]
+    assert shown == ["a/seed_1", "b/seed_0", "b/seed_1"]
+    assert "not shown: 2 waiting, 1 done" in told.getvalue()
 
 
 def test_a_folder_without_runs_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from importlib import resources
@@ -49,6 +50,21 @@ def test_vocabulary_is_gpt2s(reference: tiktoken.Encoding) -> None:
     assert ours.token_byte_values() == reference.token_byte_values()
     every = range(50256)
     assert [ours.decode_single_token_bytes(i) for i in every] == [reference.decode_single_token_bytes(i) for i in every]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*WORD_PARTS, "   ", "\n\n\n", "\x1c", "\u200b", "\u3000"]), max_size=12).map("".join))
+def test_text_cut_at_long_white_space_encodes_alike(text: str) -> None:
+    every = re.compile(tokenizer._LONG_RUN.pattern.replace("{100000,}", "{1,}"))
+    assert every.pattern != tokenizer._LONG_RUN.pattern
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "_LONG_RUN", every)
+        assert tokenizer.encode(text) == tokenizer.gpt2().encode_ordinary(text)
+
+
+def test_a_million_of_one_character_is_encoded() -> None:
+    n = 1_000_001
+    assert tokenizer.gpt2().decode(tokenizer.encode(f"x{n * ' '}y{n * 'a'}\n")) == f"x{n * ' '}y{n * 'a'}\n"
 
 
 def test_the_sample_encodes_alike(reference: tiktoken.Encoding) -> None:

@@ -1,8 +1,7 @@
-"""TensorBoard's view of a study as a whole: the run `report` and a run for each level below it, without torch."""
+"""The study in TensorBoard: a run named `report`, and below it a run for each level of a factor. No torch."""
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import time
@@ -10,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import plot_curves
+from . import hparams, plot_curves
 from .drawing import Floats, decimated
+from .files import misplaced
+from .levels import as_folder
+from .registry import Problem
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -19,52 +21,64 @@ if TYPE_CHECKING:
     from .study import Study, StudyRun
 
 FOLDER = "report"
-"""Where in the study's folder the events are; TensorBoard takes it for the run's name."""
+"""The folder of the events inside the study; TensorBoard shows it as the name of a run."""
 CHARTS = {
     "train/loss": "training batches",
     "eval/train_loss": "training split",
     "eval/val_loss": "validation split",
 }
 Events = list[tuple[int, "Summary"]]
-"""(step, what is shown at it)."""
+"""(step, summary) pairs."""
 
 
-def write(folder: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:
-    """Replace the events below `folder` by the study's: mean curves, their charts, `figures` (PNG), the answer.
+def taken(root: Path, study: Study) -> list[Problem]:
+    """What stands in the place of a file or folder of the events below `root`."""
+    return misplaced(files=_events_in(root / FOLDER), folders=[root / FOLDER, *_folders(root, study)])
+
+
+def write(root: Path, study: Study, answer: str, figures: Mapping[str, bytes]) -> None:
+    """Replace the events of the report in `root`: mean curves, their charts, `figures` (PNG), the answer.
+
+    Runs of older versions are made to tell what runs tell now.
 
     `answer` is Markdown. A level's mean curves are in a run of their own, so that it has a colour of its own. The new
     files are whole before they are seen; then the older ones go.
     """
-    old = list(folder.rglob("events.out.tfevents.*"))
+    folder = root / FOLDER
+    old = _events_in(folder)
     now = time.time()  # part of the name: a TensorBoard that is open goes on to files of later names
-    levels = {
-        folder / re.sub(r"[^\w.+=,-]", "_", f"{factor}={level}"): _curves(study, factor, level)
-        for factor, of_factor in study.factors.items()
-        for level in of_factor
-    }
+    levels = {place: _curves(study, *level) for place, level in _folders(root, study).items()}
     for place, events in ({folder: _summary(study, answer, figures)} | levels).items():
         _write_events(place, events, now)
+    for run in study.runs:
+        if run.result is not None:
+            hparams.renew(run.directory, run.record, run.status == "done")
     for file in old:
         file.unlink(missing_ok=True)
         if not any(file.parent.iterdir()):
             file.parent.rmdir()
 
 
+def _events_in(folder: Path) -> list[Path]:
+    return list(folder.rglob("events.out.tfevents.*"))
+
+
+def _folders(root: Path, study: Study) -> dict[Path, tuple[str, str]]:
+    """Where the curves of every factor's levels are."""
+    return {
+        root / FOLDER / as_folder(f"{factor}={level}"): (factor, level)
+        for factor, levels in study.factors.items()
+        for level in levels
+    }
+
+
 def _write_events(folder: Path, events: Events, now: float) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{os.getpid()}.tmp"
-    try:
-        with beside.open("wb") as file:
-            records = RecordWriter(file)
-            records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-            for step, summary in events:
-                records.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
-        beside.replace(folder / f"events.out.tfevents.{now:.6f}")
-    finally:
-        beside.unlink(missing_ok=True)
+    first = Event(wall_time=now, file_version="brain.Event:2")
+    every = [first, *(Event(wall_time=now, step=step, summary=summary) for step, summary in events)]
+    hparams.write_events(folder / f"events.out.tfevents.{now:.6f}", (event.SerializeToString() for event in every))
 
 
 def _curves(study: Study, factor: str, level: str) -> Events:

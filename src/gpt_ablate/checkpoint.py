@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 
+from . import sharing
 from .config import Config
 from .files import content_of, read_json, write_json
 from .model import GPT
@@ -111,7 +112,7 @@ def newest(directory: RunDirectory) -> Saved | None:
 def load(folder: Path, model: GPT, optimizer: AdamW | None = None) -> None:
     """Load a whole checkpoint into model and optimizer. Raises UsageError if it is of another model."""
     try:
-        load_model(model, folder / _WEIGHTS)
+        sharing.load_weights(model, load_file(folder / _WEIGHTS))
         if optimizer is not None:
             _restore_optimizer(load_file(folder / _OPTIMIZER), model, optimizer)
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
@@ -167,7 +168,7 @@ def _write(folder: Path, model: GPT, optimizer: dict[str, torch.Tensor] | None, 
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     with _as_os_errors(beside):
-        save_model(model, str(beside / _WEIGHTS))
+        save_file(sharing.weights(model), beside / _WEIGHTS)
         if optimizer is not None:
             save_file(optimizer, beside / _OPTIMIZER)
     files = sorted(beside.iterdir())

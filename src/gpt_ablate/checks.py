@@ -47,13 +47,15 @@ def _data(config: Config) -> list[Problem]:
         )
     if data.dir is not None and data.name not in ("tokens", "verdict"):
         problems.append(Problem("data.dir", data.dir, f"null with data={data.name}, which reads no folder"))
+    if data.dtype is not None and data.name != "tokens":
+        problems.append(Problem("data.dtype", data.dtype, f"null with data={data.name}, which reads no token files"))
     return problems
 
 
 def _memory(config: Config) -> list[Problem]:
     """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept.
 
-    Layers of a plugin may share their weights, so with one of those a single layer counts.
+    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
     """
     from . import devices, tokenizer
 
@@ -65,7 +67,7 @@ def _memory(config: Config) -> list[Problem]:
     )
     layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
     gradients_kept = config.trainer.grad_clip is not None or config.trainer.accumulate > 1
-    needed = (16 if gradients_kept else 12) * (tables + (1 if config.plugins else model.n_layer) * layer)
+    needed = (16 if gradients_kept else 12) * (tables + (0 if config.plugins else model.n_layer) * layer)
     told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
     if needed > memory:
         return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
@@ -108,11 +110,18 @@ def _encodable(config: Config) -> list[Problem]:
 
 def _cell_keys(config: Config) -> list[Problem]:
     known = _record(config)
+    known |= dict.fromkeys(config.options if known else ())
     return [
         Problem("cell_keys", key, "keys of the config", closest(key, known))
         for key in config.cell_keys
-        if known and key not in known and f"{key}.name" not in known
+        if known and key not in known and not _of_a_variant(key)
     ]
+
+
+def _of_a_variant(key: str) -> bool:
+    """Whether `key` is a parameter of any variant: in a sweep some jobs have it."""
+    group, _, parameter = key.partition(".")
+    return group in Registry.by_key and bool(Registry.by_key[group].takers(parameter))
 
 
 def _accumulate(config: Config) -> list[Problem]:
@@ -160,9 +169,6 @@ def _report(config: Config) -> list[Problem]:
     for key, level in (config.report.baseline or {}).items():
         if key in ("seed", "repeat"):
             problems.append(Problem(f"report.baseline.{key}", level, "what cells differ in; these share their seeds"))
-        elif key in registry.axis_names() and level not in (variants := sorted(Registry.by_key[key].builders)):
-            allowed = f"one of {', '.join(variants)}"
-            problems.append(Problem(f"report.baseline.{key}", level, allowed, closest(level, variants)))
     return problems
 
 
@@ -183,7 +189,7 @@ CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _study: ("study",),
     _arm: ("arm",),
     _shape: ("model.d_model", "model.n_head"),
-    _data: ("data.name", "data.path", "data.dir"),
+    _data: ("data.name", "data.path", "data.dir", "data.dtype"),
     _memory: ("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins"),
     _encodable: tuple(Config.model_fields),
     _cell_keys: tuple(Config.model_fields),

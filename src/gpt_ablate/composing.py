@@ -18,15 +18,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf.errors import OmegaConfBaseException
 
-from . import registry
+from . import config_source, options, registry
 from .config import flatten
+from .levels import as_folder, cell_name
 from .registry import Problem, UsageError, closest
 
 PACKAGED = Path(__file__).parent / "conf"
 CONF = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 VERSION_BASE = "1.3"
+config_source.install()
 # Hydra checks conf/hydra/launcher/*.yaml against the plugins' own schemas, as is meant, but warns of doing so.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
@@ -55,9 +57,6 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
             yield found
     except UsageError:
         raise
-    except (YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UsageError([Problem("--config-dir", config_dir, f"configs in plain YAML ({told})")]) from error
     except ValueError as error:  # what Hydra's parser did not foresee, such as model=null
         raise HydraException(str(error)) from error
     except AttributeError as error:  # OmegaConf 2.3 on setting a null mapping, such as hydra.sweeper.params
@@ -66,9 +65,11 @@ def composer(config_dir: str | None) -> Iterator[Hydra]:
         raise UsageError([Problem(key[1], None, "a key that the command line can set")]) from error
 
 
-def composition_problem(error: Exception, overrides: list[str]) -> Problem:
+def composition_problem(error: Exception, overrides: list[str], config_dir: str | None) -> Problem:
     """What Hydra could not compose, in our form."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    if isinstance(error, RecursionError):
+        return Problem("config", " ".join(overrides), "configs whose defaults do not name one another in a circle")
     message = str(error) or str(error.__cause__)
     if isinstance(error, OverrideParseException):
         return Problem("override", error.override, f"key=value in Hydra's syntax ({' '.join(error.message.split())})")
@@ -78,6 +79,9 @@ def composition_problem(error: Exception, overrides: list[str]) -> Problem:
         return Problem(group, option, f"one of {', '.join(options)}", closest(option, options))
     if found := re.search(r"Could not override '([^'@]+)", message):
         key = found[1]
+        if takers := _options_with(key, config_dir):
+            told = f"a parameter of {', '.join(takers)} alone; in a sweep over options, those of them get it"
+            return Problem(key, given.get(key), told)
         groups = [path.name for path in CONF.iterdir() if path.is_dir()]
         known = [*groups, *_known_keys()]
         near = closest(key, known)
@@ -95,6 +99,19 @@ def composition_problem(error: Exception, overrides: list[str]) -> Problem:
     return Problem("config", " ".join(overrides), " ".join(message.split()))
 
 
+def _options_with(key: str, config_dir: str | None) -> list[str]:
+    """The options of a group, as overrides, whose files have the parameter `key`."""
+    group, _, parameter = key.partition(".")
+    try:
+        with composer(config_dir) as opened:
+            loader: Any = opened.config_loader
+            options = loader.get_group_options(group) if parameter else []
+            files = {option: loader.repository.load_config(f"{group}/{option}").config for option in options}
+    except (UsageError, HydraException, OmegaConfBaseException):  # a file that is told of where it is chosen
+        return []
+    return [f"{group}={option}" for option, file in files.items() if parameter.partition(".")[0] in file]
+
+
 def _known_keys() -> list[str]:
     with composer(None) as opened:
         composed = opened.config_loader.load_configuration("config", [], RunMode.RUN)
@@ -105,11 +122,11 @@ def _known_keys() -> list[str]:
 
 def _cell_folder(*, _root_: DictConfig) -> str:
     """`<norm>-<layers>-<attention>` and, for each of `cell_keys`, `-<key>_<value>`."""
-    parts = [str(_root_[axis].name) for axis in _root_ if axis in registry.axis_names()]
-    for key in _root_.cell_keys:
-        choice = _root_.hydra.runtime.choices.get(key)
-        parts.append(f"{key}_{OmegaConf.select(_root_, key) if choice is None else choice}")
-    return re.sub(r"[^\w.+=,\[\]-]", lambda match: f"%{ord(match[0]):02x}", "-".join(parts))
+    chosen = options.names(_root_, _root_.hydra, Path(_root_.hydra.sweep.dir))
+    axes = [str(key) for key in _root_ if key in registry.axis_names()]
+    levels = {axis: chosen.get(axis, str(_root_[axis].name)) for axis in axes}
+    levels |= {key: chosen.get(key, str(OmegaConf.select(_root_, key))) for key in _root_.cell_keys}
+    return as_folder(cell_name(levels, axes))
 
 
 def _study_folder(default: str, *, _root_: DictConfig) -> str:

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from . import registry
 from .registry import Problem, Registry, UsageError, closest
+from .texts import universal
 
 _MOST = 2**53  # far above any count that can be trained with, and exact as a float
 Count = Annotated[int, Field(ge=1, le=_MOST)]
@@ -22,6 +24,10 @@ Steps = Annotated[int, Field(ge=0, le=_MOST)]
 Probability = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+LONGEST_PROMPT = 1 << 17
+"""In characters; far above any context."""
 
 
 class Section(BaseModel):
@@ -66,6 +72,7 @@ class DataConfig(Section):
     name: Literal["verdict", "text", "sample", "tokens"]
     path: str | list[str] | None = None
     dir: str | None = None
+    dtype: Literal["uint16", "uint32"] | None = None
     batch_size: Count
     stride: Count | None
     train_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.9
@@ -107,10 +114,17 @@ class TrainerConfig(Section):
     fail_fast: bool = False
 
 
+def _short(prompt: str) -> str:
+    """pydantic's own max_length does not take what no UTF-8 can hold, such as a terminal's stray bytes."""
+    if len(prompt) > LONGEST_PROMPT:
+        raise PydanticCustomError("string_too_long", f"String should have at most {LONGEST_PROMPT} characters")
+    return prompt
+
+
 class SamplingConfig(Section):
     """How text is drawn from the model."""
 
-    prompt: str
+    prompt: Annotated[str, AfterValidator(_short), AfterValidator(universal)]
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
@@ -152,17 +166,24 @@ class Config(Section):
     trainer: TrainerConfig
     sampling: SamplingConfig
     report: ReportConfig = ReportConfig()
+    _options: dict[str, str] = PrivateAttr(default_factory=dict)
+    """As `resolve` was told; no number depends on it."""
 
     @property
     def root(self) -> str:
         """What every random stream of the run is derived from; arms share none."""
         return str(self.seed) if self.arm is None else f"{self.arm}:{self.seed}"
 
+    @property
+    def options(self) -> dict[str, str]:
+        """Each group and what its option is called: its `name` where it is not known how it was chosen."""
+        nodes = {group: node for group, node in self.record().items() if isinstance(node, dict)}
+        return {group: str(node["name"]) for group, node in nodes.items() if "name" in node} | self._options
+
     def levels(self) -> dict[str, Any]:
-        """What names the run's cell: the variant of every axis, and the value of every cell key."""
-        record = flatten(self.record())
-        values = {key: record.get(key, record.get(f"{key}.name")) for key in self.cell_keys}
-        return {axis: variant.name for axis, variant in self.axes.items()} | values
+        """What names the run's cell: the option of every axis, and the option or value of every cell key."""
+        values = flatten(self.record()) | self.options
+        return {key: values.get(key) for key in (*self.axes, *self.cell_keys)}
 
     @model_validator(mode="before")
     @classmethod
@@ -182,7 +203,7 @@ class Config(Section):
 
 
 _WITHOUT_EFFECT = (
-    *("study.", "cell_keys.", "repeat.", "report.", "data.path.", "data.dir."),
+    *("study.", "cell_keys.", "repeat.", "report.", "data.path.", "data.dir.", "data.dtype."),
     *(f"trainer.{key}." for key in ("device", "threads", "checkpoint_every", "resume", "fail_fast")),
 )
 
@@ -215,10 +236,11 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def resolve(composed: DictConfig) -> Config:
+def resolve(composed: DictConfig, options: Mapping[str, str] | None = None) -> Config:
     """Check a composed config against the schema, the registries and this machine.
 
-    Raises UsageError holding every problem found, not the first alone.
+    `options` says what the option of each group is called. Raises UsageError holding every problem found, not the first
+    alone.
     """
     try:
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
@@ -246,6 +268,7 @@ def resolve(composed: DictConfig) -> Config:
     except ValidationError as error:
         problems += [_problem(detail) for detail in error.errors()]
         config = _as_given(plain)
+    config._options = dict(options or {})
     from . import checks
 
     wrong = [problem.key for problem in problems]

@@ -1,4 +1,4 @@
-"""What accuses the framework or the noise: repeated runs compared to the bit, and the A/A control's noise floor."""
+"""Controls: repeated runs, which must be identical to the bit, and the noise floor of the A/A control."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_THE_CLOCK = {"wall_time", "tokens_per_second", "flop_utilisation"}
 def find_noise_floor(of: Study, tell: Callable[[str], object] = lambda _: None) -> Study | None:
     """The A/A control beside a study, in `aa_control-<model>`, if it has the study's recipe.
 
-    None where there is none, or where the one there is damaged or of another recipe, which `tell` is told.
+    None where there is none. A control that is damaged or of another recipe is not used, and `tell` gets the reason.
     """
     folder = of.path.absolute().parent / f"aa_control-{of.runs[0].record['config']['model']['name']}"
     if not folder.is_dir() or folder == of.path.absolute():
@@ -29,15 +29,15 @@ def find_noise_floor(of: Study, tell: Callable[[str], object] = lambda _: None) 
         control = study.read(folder)
         fairness.check_control(of, control)
     except UsageError as error:
-        tell(f"{folder.name} is no noise floor of this study: {error.problems[0]}")
+        tell(f"{folder.name} is not used as the noise floor of this study: {error.problems[0]}")
         return None
     return control
 
 
 def noise_floor(control: Study, metric: Metric) -> dict[str, Any]:
-    """What an A/A control measured of `metric`: the difference of its arms and the run-to-run standard deviation.
+    """The difference in `metric` between the arms of an A/A control, and the standard deviation between its runs.
 
-    The intervals are Student's of the seed pairs and the chi-square interval of the standard deviation of all runs.
+    The intervals are Student's t of the seed pairs and the chi-square interval of the standard deviation of all runs.
     """
     first, second = (_values(runs, metric) for runs in control.cells().values())
     seeds = sorted(first.keys() & second.keys())
@@ -59,17 +59,17 @@ def noise_floor(control: Study, metric: Metric) -> dict[str, Any]:
 
 
 def _sentence(control: Study, metric: Metric, found: stats.Difference | None, values: list[float]) -> str:
-    who = f"Noise floor ({control.name}): the same cell in two arms with random streams of their own"
+    who = f"Noise floor ({control.name}), measured on two arms of one cell that differ only in their random numbers"
     pairs, sd, chi = 0 if found is None else found.n, stats.summarise(values).sd, stats.sd_interval(values, CONFIDENCE)
     if found is None or found.interval is None or sd is None or chi is None:
-        return f"{who} has {wording.count(pairs, 'finished pair')}; an interval takes two."
+        return f"{who}: not known. {wording.count(pairs, 'seed pair')} finished; a confidence interval needs two."
     factor, unit = (100, " %") if metric.scale == "ratio" else (1, "")
     bounds = (metric.scaled(found.interval[0]) * factor, metric.scaled(found.interval[1]) * factor)
     mean, low, high = wording.together(metric.scaled(found.mean) * factor, bounds)
     spread, least, most = wording.together(sd * factor, (chi[0] * factor, chi[1] * factor))
     return (
-        f"{who} differs in {metric.name} by {mean}{unit} (95 % CI {low}{unit} to {high}{unit}, "
-        f"{wording.count(pairs, 'pair')}); the standard deviation from run to run is {spread}{unit} (95 % CI "
+        f"{who}: the mean difference in {metric.name} is {mean}{unit} (95 % CI {low}{unit} to {high}{unit}, "
+        f"{wording.count(pairs, 'seed pair')}). The standard deviation between runs is {spread}{unit} (95 % CI "
         f"{least}{unit} to {most}{unit}, {wording.count(len(values), 'run')})."
     )
 
@@ -79,7 +79,7 @@ def _values(runs: list[StudyRun], metric: Metric) -> dict[int, float]:
 
 
 def repeats(of: Study) -> list[dict[str, Any]]:
-    """Every finished run that repeats another, with the first thing in which their records differ."""
+    """Every finished run that repeats another one, with the first difference between their records."""
     groups: dict[tuple[str, int], list[StudyRun]] = {}
     for run in of.runs:
         if run.result is not None:
@@ -96,7 +96,7 @@ def repeats(of: Study) -> list[dict[str, Any]]:
 
 
 def first_difference(one: RunDirectory, other: RunDirectory) -> str | None:
-    """The first difference between two runs' metrics, samples and final weights, but for times; None if equal."""
+    """The first difference between the metrics, samples or final weights of two runs, times apart; None if equal."""
     for name, here, there in (
         ("metrics.jsonl", one.metrics(), other.metrics()),
         ("samples.jsonl", one.samples(), other.samples()),

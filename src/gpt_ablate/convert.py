@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from . import sharing
 from .axes.norm import PreNorm
 from .config import Config
 from .model import GPT
@@ -36,7 +37,7 @@ _FIXED = {
 def from_hf(source: GPT2LMHeadModel, config: Config) -> GPT:
     """A GPT of `config` with the weights of `source`.
 
-    Raises UsageError where the two differ in shape, biases or norm placement.
+    Raises UsageError where the two differ in shape, biases or norm placement, or in weights that are one tensor here.
     """
     problems = _unlike(source.config, config)
     if problems:
@@ -48,29 +49,36 @@ def from_hf(source: GPT2LMHeadModel, config: Config) -> GPT:
         their_name, transposed = _their_name(name)
         value = theirs[their_name]
         ours[name] = value.T if transposed else value
-    model.load_state_dict(ours)
+    try:
+        if left := theirs.keys() - {_their_name(name)[0] for name in ours}:
+            raise ValueError(f"this model has no place for {min(left)}")
+        sharing.load_weights(model, ours)
+    except ValueError as error:
+        own = Problem("layers.name", config.axes["layers"].name, f"layers of their own ({error})")
+        raise UsageError([own]) from error
     return model
 
 
 def to_hf(model: GPT) -> GPT2LMHeadModel:
     """`model` as a `GPT2LMHeadModel`, to save with `save_pretrained` or push to a hub.
 
+    It has only the head's weights in common with the token embedding; others that layers here share become copies.
     Raises UsageError for a model that GPT-2's architecture cannot hold, such as a post-norm one.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     first: Any = model.layers[0]
-    if type(first) is not PreNorm:
-        raise UsageError([Problem("norm", type(first).__name__, "pre: GPT-2 has no other placement")])
+    if others := [type(layer).__name__ for layer in model.layers if type(layer) is not PreNorm]:
+        raise UsageError([Problem("norm", others[0], "pre: GPT-2 has no other placement")])
     vocab_size, d_model = model.token_embedding.weight.shape
     dropout = model.dropout.p
     shape = GPT2Config(
         vocab_size=vocab_size,
         n_positions=model.context_length,
         n_embd=d_model,
-        n_layer=len(model.layers),
+        n_layer=sum(1 for _ in model.layers),
         n_head=model.n_head,
-        n_inner=model.state_dict()["layers.0.mlp.fc.weight"].shape[0],
+        n_inner=first.mlp.fc.weight.shape[0],
         activation_function="gelu_new",
         resid_pdrop=dropout,
         embd_pdrop=dropout,
@@ -83,7 +91,10 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
     theirs: dict[str, Tensor] = {
         name: torch.zeros_like(value) for name, value in target.state_dict().items() if name.endswith("c_attn.bias")
     }
-    for name, value in model.state_dict().items():
+    ours = {name: value for name, value in model.state_dict().items() if not name.startswith("layers.")}
+    for i, layer in enumerate(model.layers):  # a stack may pass a layer several times
+        ours |= layer.state_dict(prefix=f"layers.{i}.")
+    for name, value in ours.items():
         their_name, transposed = _their_name(name)
         theirs[their_name] = value.T.contiguous() if transposed else value
     missing, unexpected = target.load_state_dict(theirs, strict=False)

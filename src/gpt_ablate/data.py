@@ -9,19 +9,17 @@ import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import rng, tokenizer
+from . import rng, token_files, tokenizer
 from .config import Config
-from .files import content_of
+from .files import content_of, expanded
 from .registry import Problem, UsageError
-
-Tokens: TypeAlias = npt.NDArray[np.uint16]
+from .texts import decode, universal_bytes
+from .token_files import Tokens
 
 _PART = 1 << 20
 
@@ -79,11 +77,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The two splits of a data set and the SHA-256 of what they were made from."""
+    """The two splits of a data set and the SHA-256 of what they were made from.
+
+    `stored_sha256` is that of texts as they lie, which older versions took, where they were not read so
+    (`texts.universal`).
+    """
 
     train: Split
     val: Split
     sha256: str
+    stored_sha256: str | None = None
 
     def describe(self) -> dict[str, float | int | str]:
         """What a run records of its data; entropies in nats per token."""
@@ -105,9 +108,9 @@ def load(config: Config) -> Corpus:
     Raises UsageError for data that is missing, unreadable or too short to train and evaluate on.
     """
     data, context = config.data, config.model.context_length
-    train, val, sha256 = _tokens(data.name, data.dir, tuple(data.paths), data.train_fraction)
+    train, val, sha256, stored = _tokens(data.name, data.dir, tuple(data.paths), data.train_fraction, data.dtype)
     assert data.stride is not None, "resolve() fills the stride"
-    corpus = Corpus(Split(train, context, data.stride), Split(val, context, data.stride), sha256)
+    corpus = Corpus(Split(train, context, data.stride), Split(val, context, data.stride), sha256, stored)
     problems = []
     if corpus.val.n_windows < 1:
         allowed = f"the validation split has {len(val)} tokens, one window needs {context + 1}"
@@ -121,20 +124,25 @@ def load(config: Config) -> Corpus:
 
 
 @functools.lru_cache(maxsize=8)
-def _tokens(name: str, folder: str | None, paths: tuple[str, ...], fraction: float) -> tuple[Tokens, Tokens, str]:
-    """Training tokens, validation tokens, SHA-256 of the source; kept, since a sweep's runs share them."""
+def _tokens(
+    name: str, folder: str | None, paths: tuple[str, ...], fraction: float, dtype: str | None
+) -> tuple[Tokens, Tokens, str, str | None]:
+    """Training and validation tokens and the two hashes of a Corpus; kept, since a sweep's runs share them."""
     if name == "tokens":
-        return _token_files(folder)
+        return (*token_files.read(folder, dtype), None)
     if name == "sample":
         sources = [resources.files("gpt_ablate").joinpath("assets/sample.txt").read_bytes()]
     elif name == "verdict":
         sources = [_verdict(folder)]
     else:
-        sources = [_read("data.path", path) for path in paths]
-    texts = [_decode(source, paths[i] if paths else name) for i, source in enumerate(sources)]
-    sha256 = hashlib.sha256(b"\0".join(sources)).hexdigest()
+        sources = [_read(path) for path in paths]
+    texts = [_decode(source, where) for source, where in zip(sources, paths or (name,), strict=True)]
+    read, stored = (
+        hashlib.sha256(b"\0".join(each)).hexdigest() for each in ([*map(universal_bytes, sources)], sources)
+    )
     cut = int(fraction * sum(map(len, texts)))
-    return _encode_documents(texts, 0, cut), _encode_documents(texts, cut, None), sha256
+    train, val = _encode_documents(texts, 0, cut), _encode_documents(texts, cut, None)
+    return train, val, read, None if stored == read else stored
 
 
 def _encode_documents(texts: list[str], start: int, stop: int | None) -> Tokens:
@@ -152,23 +160,19 @@ def _encode_documents(texts: list[str], start: int, stop: int | None) -> Tokens:
 
 def _decode(source: bytes, where: str) -> str:
     try:
-        text = source.decode("utf-8")
-    except UnicodeDecodeError as error:
-        allowed = f"text in UTF-8 (byte {error.start} is not: {error.reason})"
-        raise UsageError([Problem("data.path", where, allowed)]) from error
-    if "\0" in text:
-        allowed = f"a text without NUL characters (there is one at character {text.index(chr(0))}; is it binary?)"
-        raise UsageError([Problem("data.path", where, allowed)])
+        text = decode(source)
+    except ValueError as error:
+        raise UsageError([Problem("data.path", where, str(error))]) from error
     if not text.strip():
         raise UsageError([Problem("data.path", where, "a text that is not empty")])
     return text
 
 
-def _read(key: str, path: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return content_of(Path(path).expanduser())
+        return content_of(expanded("data.path", path))
     except OSError as error:
-        raise UsageError([Problem(key, path, f"a file that can be read ({error.strerror})")]) from error
+        raise UsageError([Problem("data.path", path, f"a file that can be read ({error.strerror})")]) from error
 
 
 def _verdict(folder: str | None) -> bytes:
@@ -176,10 +180,12 @@ def _verdict(folder: str | None) -> bytes:
     import pooch
 
     for key, place in (("data.dir", folder), ("$GPT_ABLATE_DATA", os.environ.get("GPT_ABLATE_DATA"))):
-        if place and (path := Path(place).expanduser() / VERDICT_FILE).is_file():
+        if place and (path := expanded(key, place) / VERDICT_FILE).is_file():
             content = path.read_bytes()
             if (found := hashlib.sha256(content).hexdigest()) != VERDICT_SHA256:
-                allowed = f"The Verdict with SHA-256 {VERDICT_SHA256}, found {found}; for another text use data=text"
+                saved = hashlib.sha256(universal_bytes(content)).hexdigest() == VERDICT_SHA256
+                told = "its byte order mark or line ends were changed" if saved else "for another text use data=text"
+                allowed = f"The Verdict with SHA-256 {VERDICT_SHA256}, found {found}; {told}"
                 raise UsageError([Problem(key, str(path), allowed)])
             return content
     try:
@@ -194,27 +200,3 @@ def _verdict(folder: str | None) -> bytes:
         )
         raise UsageError([Problem("data", "verdict", allowed)]) from error
     return Path(cached).read_bytes()
-
-
-def _token_files(folder: str | None) -> tuple[Tokens, Tokens, str]:
-    """nanoGPT's `train.bin` and `val.bin`: uint16 ids, memory-mapped, read once to check and hash them."""
-    digest = hashlib.sha256()
-    splits = []
-    for file in ("train.bin", "val.bin"):
-        path = Path(folder or ".").expanduser() / file
-        try:
-            if path.stat().st_size == 0 or path.stat().st_size % 2:
-                allowed = f"uint16 tokens, not {path.stat().st_size} bytes"
-                raise UsageError([Problem("data.dir", str(path), allowed)])
-            tokens = np.memmap(path, dtype=np.uint16, mode="r")
-        except OSError as error:
-            allowed = f"a file that can be read ({error.strerror})"
-            raise UsageError([Problem("data.dir", str(path), allowed)]) from error
-        for start in range(0, len(tokens), _PART):
-            part = tokens[start : start + _PART]
-            if (highest := int(part.max())) >= tokenizer.VOCAB_SIZE:
-                allowed = f"tokens below {tokenizer.VOCAB_SIZE}, found {highest}"
-                raise UsageError([Problem("data.dir", str(path), allowed)])
-            digest.update(part.tobytes())
-        splits.append(tokens)
-    return splits[0], splits[1], digest.hexdigest()

@@ -24,6 +24,8 @@ STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 2, 1, 2)), (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 POINTS = 300
 """Most points of a drawn curve: more than a figure's width can show."""
+MOST_LINES = 40
+"""Lines of a panel that colours and kinds of line tell apart, and a legend has room for."""
 DOTS = 160
 """Pixels per inch."""
 MANY_LINES = 80

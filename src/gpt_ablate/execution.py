@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from . import checkpoint, data, files, process, runs, tokenizer
+from . import checkpoint, data, files, process, runs, stopping, tokenizer
 from .config import Config
 from .data import Corpus
 from .refusal import visible
@@ -43,12 +43,14 @@ def run(
     directory = RunDirectory(path)
     corpus = data.load(config)
     identity = fingerprint(config, corpus)
+    directory.check_place()
     if config.trainer.resume != "restart":
-        directory.check(identity, config)
+        directory.check(identity, config, corpus.stored_sha256)
         if directory.finished():
             return _finished_already(directory, console)
     path.mkdir(parents=True, exist_ok=True)
     with (
+        stopping.noted(),
         directory.lock(),
         process.threads(config.trainer.threads),
         process.threads_fail_quietly(),

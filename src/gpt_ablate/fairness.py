@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import comparable
+from .levels import level_of
 from .registry import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +55,27 @@ def check(runs: Sequence[Recorded], keys: Sequence[str]) -> None:
         told = {key: [f"{recipes[i].get(key)} in {runs[i].name}" for i in differing[key]] for key in sorted(differing)}
         allowed = "must be the same in all runs that are compared"
         raise UsageError([Problem(key, ", ".join(values), allowed) for key, values in told.items()])
+
+
+def check_options(recorded: Sequence[Recorded], planned: Sequence[Recorded], keys: Iterable[str]) -> None:
+    """Raise UsageError if planned runs choose an option of `keys` that holds the same values as another one.
+
+    One cell would stand in the study under two names. Options of runs that are recorded stay as they are.
+    """
+    problems = []
+    for key in keys:
+        called: dict[str, str] = {}
+        known = {level_of(run.record, key) for run in recorded}
+        for run in (*recorded, *planned):
+            if isinstance(node := run.record["config"].get(key), Mapping):
+                values = json.dumps({name: value for name, value in node.items() if value is not None}, sort_keys=True)
+                name = level_of(run.record, key)
+                first = called.setdefault(values, name)
+                if first != name and not {first, name} <= known:
+                    told = f"options that differ; both are {values}"
+                    problems.append(Problem(key, f"{first},{name}", told))
+    if problems:
+        raise UsageError(problems)
 
 
 def check_control(study: Study, control: Study) -> None:

@@ -7,22 +7,30 @@ import json
 import os
 import re
 import shutil
+import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
+from .formats import format_of
 from .registry import Problem, UsageError
+from .texts import universal_bytes
 
 _LONGEST_NAME = 255
 _LARGEST = 1 << 30
-_NAMES = "ENOSPC EDQUOT EROFS EACCES EPERM EIO ENOENT ENOTDIR ESTALE EMFILE ENFILE"
+_NAMES = "ENOSPC EDQUOT EROFS EACCES EPERM EIO ENOENT ENOTDIR EISDIR EEXIST ELOOP ENXIO ESTALE EMFILE ENFILE"
 _OF_THE_PLACE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
 
 
 def lies_with_the_place(error: OSError) -> bool:
-    """Whether an error tells of the disk or its folders (full, read-only, gone), and not of the code."""
-    return error.errno in _OF_THE_PLACE
+    """Whether an error tells of the disk or its folders (full, read-only, gone), and not of the code.
+
+    So does one without a number that a library raised from such an error.
+    """
+    cause = error.__cause__
+    return error.errno in _OF_THE_PLACE or (isinstance(cause, OSError) and lies_with_the_place(cause))
 
 
 def unusable(path: Path) -> Problem | None:
@@ -42,11 +50,23 @@ def unusable(path: Path) -> Problem | None:
     return None
 
 
+def expanded(key: str, path: str) -> Path:
+    """`path`, which `key` gives, with ~ as the home folder. Raises UsageError where the system knows none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            [Problem(key, path, "a path from a home folder that the system knows, or without ~")]
+        ) from error
+
+
 def without_home(value: Any) -> Any:
     """`value` (text, or lists and mappings of it) with the user's home folder as ~: records name no user."""
     if isinstance(value, str):
-        home = str(Path.home())
-        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value) if len(home) > 1 else value
+        home = os.path.expanduser("~")  # unchanged where the system knows no home
+        if not os.path.isabs(home) or home == os.path.abspath(os.sep):
+            return value
+        return re.sub(rf"((?<![\w.])|(?<=\\[nt])){re.escape(home)}(?![\w.-])", "~", value)
     if isinstance(value, list):
         return [without_home(each) for each in value]
     if isinstance(value, dict):
@@ -54,10 +74,26 @@ def without_home(value: Any) -> Any:
     return value
 
 
-def foreign_links(*paths: Path) -> list[Problem]:
-    """Those of `paths` that are symbolic links: through them, others' files would be written to."""
-    links = [path for path in paths if path.is_symlink()]
-    return [Problem("run directory", str(link), "a file or folder of its own, not a symbolic link") for link in links]
+def misplaced(*, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> list[Problem]:
+    """Those of the places for files and folders that something else has taken; a place may be empty.
+
+    Through a symbolic link others' files would be written to, and a pipe or a device may keep a reader for ever.
+    """
+    return [
+        Problem("run directory", str(path), f"a {what} of its own, not a {found}")
+        for what, paths in (("file", files), ("folder", folders))
+        for path in paths
+        if (found := _kind(path)) not in (what, None)
+    ]
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "pipe"}
+    return kinds.get(stat.S_IFMT(mode), "socket or device")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -92,14 +128,19 @@ def tidy(folder: Path) -> None:
             left.unlink()
 
 
+def opened_file(path: Path) -> BinaryIO:
+    """The file, open to be read. Raises OSError for what is no file; opening a pipe might never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return path.open("rb")
+
+
 def content_of(path: Path) -> bytes:
     """The bytes of a file, of as many as its size says: reading a pipe, a device or /proc might never end.
 
     Raises OSError for what is no file, and for a file that could not be held in memory.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
-    with path.open("rb") as file:
+    with opened_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > _LARGEST:
             raise OSError(
@@ -110,15 +151,23 @@ def content_of(path: Path) -> bytes:
         return file.read(size)
 
 
+def _text_of(path: Path) -> bytes:
+    """`content_of` a record that an editor of any system may have saved. Raises ValueError for what is no UTF-8."""
+    content = content_of(path)
+    if what := format_of(content):
+        raise ValueError(f"this is {what}")
+    return universal_bytes(content)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UsageError if there is none."""
     try:
-        content = orjson.loads(content_of(path))
+        parsed = orjson.loads(_text_of(path))
     except (OSError, ValueError) as error:
         raise UsageError([Problem("run directory", str(path), f"a JSON file that can be read ({error})")]) from error
-    if not isinstance(content, dict):
+    if not isinstance(parsed, dict):
         raise UsageError([Problem("run directory", str(path), "a JSON object")])
-    return content
+    return parsed
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -126,14 +175,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     Raises UsageError, naming file and line, for a line that is no JSON object.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     try:
-        content = content_of(path)
-    except OSError as error:
-        raise UsageError(
-            [Problem("run directory", str(path), f"a file that can be read ({error.strerror})")]
-        ) from error
+        content = _text_of(path)
+    except (OSError, ValueError) as error:
+        told = f"a file that can be read ({getattr(error, 'strerror', error)})"
+        raise UsageError([Problem("run directory", str(path), told)]) from error
     whole = content[: content.rfind(b"\n") + 1].splitlines()
     try:
         lines: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(whole) + b"]")

@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
-from .files import foreign_links
+from . import files
 from .registry import Problem, UsageError, closest
 
 if TYPE_CHECKING:
@@ -94,4 +94,4 @@ def misplaced(run: Path, study: Path) -> list[Problem]:
     place = Path(os.path.normpath(run))
     if study not in place.parents:
         return [Problem("hydra.sweep.subdir", str(run), f"a folder inside the study's, {study}")]
-    return foreign_links(*(parent for parent in place.parents if study in parent.parents))
+    return files.misplaced(folders=(parent for parent in place.parents if study in parent.parents))

@@ -48,15 +48,22 @@ def gpt2(
         parameter.normal_(std=std / math.sqrt(2 * n_layer) if joins_residual else std, generator=generator)
 
 
+Met = dict[Tensor, tuple[str, int]]
+"""Of each parameter that was met: its first logical name, and torch's count of changes to its values then."""
+
+
 @torch.no_grad()
-def initialise(root: nn.Module, prefix: str, init: Init, n_layer: int, seed: int | str) -> None:
+def initialise(root: nn.Module, prefix: str, init: Init, n_layer: int, seed: int | str, met: Met) -> None:
     """Fill every parameter below `root`, whose own logical name is `prefix`.
 
-    Parameters of modules that a scheme does not know keep what their constructor gave.
+    One that several modules hold is filled once, by its first name and for the first module that the scheme knows;
+    `met` is what earlier calls for this model have met. Parameters of modules that a scheme does not know keep what
+    their constructor gave.
     """
     for module_name, module in root.named_modules(prefix=prefix):
         for own_name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:  # a model whose FLOPs alone are wanted
                 continue
-            name = f"{module_name}.{own_name}"
-            init(parameter, module, name, n_layer, rng.generator(seed, f"init/{name}"))
+            name, changes = met.setdefault(parameter, (f"{module_name}.{own_name}", parameter._version))
+            if parameter._version == changes:
+                init(parameter, module, name, n_layer, rng.generator(seed, f"init/{name}"))

@@ -8,26 +8,31 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from . import launchers, results
+from . import launchers, options, ray_tasks, results, stopping, streams
 from .composing import CONF, VERSION_BASE, composition_problem, opened
 from .config import resolve
 from .files import lies_with_the_place, without_home, write_text
 from .planning import Plan, make_plan, record_plan
-from .refusal import place_told, refusals, refuse, say
+from .refusal import place_told, refusals, refuse, say, visible
 from .registry import UsageError
-from .runs import find
+from .runs import RunDirectory, find
 
 
 class Refused(BaseException):
@@ -39,14 +44,26 @@ class FailFast(BaseException):
 
 
 def main() -> None:
-    """The command: exit code 0 if every run is done, 1 if one is not, 2 for a request that is refused."""
+    """The command: exit code 0 if every run is done, 1 if one is not, 2 for a request that is refused.
+
+    128 and the signal's number if one asked it to stop.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file tells at once, as a terminal does
-    console = Console()
-    plan: Plan | None = None
+    with stopping.raised():
+        _command()
+
+
+def _command() -> None:
     args = _arguments()
-    shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    shows = bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
+    with streams.outlive(needed=shows):
+        _launch(args, shows)
+
+
+def _launch(args: argparse.Namespace, shows: bool) -> None:
+    """Carry out what `args` ask for: show something (`shows`), or train. Raises SystemExit with the exit code."""
+    plan: Plan | None = None
+    console = streams.console()
     try:
         with refusals():
             if shows or args.experimental_rerun:
@@ -55,20 +72,23 @@ def main() -> None:
             plan = make_plan(args)
             if plan.multirun:
                 record_plan(plan, sys.argv[1:])
+            for note in plan.notes:
+                console.print(visible(note), markup=False, highlight=False, soft_wrap=True)
             _hand_over(plan, args)
             sys.exit(_conclude(plan, console))
     except Refused:
         sys.exit(2)
-    except (HydraException, OmegaConfBaseException) as error:
-        say(str(composition_problem(error, args.overrides)))
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+        say(str(composition_problem(error, args.overrides, args.config_dir)))
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        say(str(error) or "stopped")
+    except stopping.Interrupted as stop:
+        say(str(stop))
         if plan is not None:
-            print(f"To go on: {_command_again(plan)}", file=sys.stderr)
-        sys.exit(130)
+            _tell_how_to_go_on(plan)
+        sys.exit(128 + stop.number)
 
 
+@streams.outlive(needed=True)
 def _arguments() -> argparse.Namespace:
     """The command line as Hydra reads it, flags and overrides in any order; exits with 2 for what it does not know."""
     parser = get_args_parser()
@@ -77,7 +97,7 @@ def _arguments() -> argparse.Namespace:
         with redirect_stderr(told):
             args = parser.parse_intermixed_args()
     except SystemExit as stop:
-        if not stop.code:
+        if stop.code != 2:  # argparse's code for a refusal
             raise
         say(told.getvalue().rpartition("error: ")[2].strip() + "; flags: --help, all of Hydra's: --hydra-help")
         sys.exit(2)
@@ -87,13 +107,21 @@ def _arguments() -> argparse.Namespace:
 
 def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
     """Let Hydra carry out the plan. If its launcher breaks off, say so: what is on disk tells how the runs stand."""
-    overrides = get_args_parser().parse_args(plan.arguments).overrides
+    name, overrides = args.config_name or "config", get_args_parser().parse_args(plan.arguments).overrides
+    received: Sequence[int] = ()
     try:
-        with suppress(FailFast), opened(args.config_dir) as found:
-            if plan.multirun:
-                found.multirun(args.config_name or "config", _train, [*overrides, "hydra.mode=MULTIRUN"])
+        with (
+            suppress(FailFast),
+            opened(args.config_dir) as found,
+            ray_tasks.stopped_after(FailFast, KeyboardInterrupt),
+            launchers.waiting(plan.launcher_class, plan.root) as received,
+        ):
+            if plan.runs and plan.multirun:
+                _run_jobs(found, name, plan)
+            elif plan.multirun:
+                found.multirun(name, _train, [*overrides, "hydra.mode=MULTIRUN"])
             else:
-                found.run(args.config_name or "config", _train, overrides)
+                found.run(name, _train, overrides)
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:
@@ -101,8 +129,35 @@ def _hand_over(plan: Plan, args: argparse.Namespace) -> None:
             raise
         reason = " ".join(str(error).split("\n")[:2])  # what submitit tells goes on with its log
         say(f"{plan.launcher} broke off: {type(error).__name__}: {reason}")
-        launchers.end_jobs(cancel=any(run.config.trainer.fail_fast for run in plan.runs))
+        with launchers.waiting(plan.launcher_class, plan.root) as later:
+            launchers.end_jobs(plan.launcher_class, cancel=any(run.config.trainer.fail_fast for run in plan.runs))
+        received = [*received, *later]
+        if not received:
+            _tell_how_to_go_on(plan)
+    if received:
+        raise stopping.Interrupted("stopped; the runs have saved their states", received[0])
+
+
+def _tell_how_to_go_on(plan: Plan) -> None:
+    if jobs := launchers.jobs_of_slurm(plan.launcher_class):
+        look = shlex.join(["python", "-m", "gpt_ablate.status", str(plan.root)])
+        print(f"Slurm's jobs go on. How they stand: {look}\nTo end them: scancel {' '.join(jobs)}", file=sys.stderr)
+    else:
         print(f"To go on: {_command_again(plan)}", file=sys.stderr)
+
+
+def _run_jobs(found: Hydra, name: str, plan: Plan) -> None:
+    """Give the planned jobs to Hydra's launcher, as its sweeper would."""
+    overrides = [*plan.master, "hydra.mode=MULTIRUN"]
+    master = found.compose_config(name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
+    context = HydraContext(config_loader=found.config_loader, callbacks=Callbacks(master))
+    launcher = Plugins.instance().instantiate_launcher(context, _train, master)
+    write_text(plan.root / "multirun.yaml", without_home(OmegaConf.to_yaml(master)))
+    jobs = [run.overrides for run in plan.runs]
+    size = master.hydra.sweeper.max_batch_size or len(jobs)
+    for first in range(0, len(jobs), size):
+        for job in launcher.launch(jobs[first : first + size], initial_job_idx=first):
+            _ = job.return_value  # raises what the job raised
 
 
 def _command_again(plan: Plan) -> str:
@@ -110,19 +165,40 @@ def _command_again(plan: Plan) -> str:
     return shlex.join(["python", "-m", "gpt_ablate.train", *again])
 
 
+@streams.outlive(needed=False)  # here too, since a launcher may run it in another process
 def _train(composed: DictConfig) -> None:
     """Hydra's task: one run. A failure is told at once and left in run.json, so that the next job goes on."""
     hydra_config: Any = HydraConfig.get()
     path = Path(hydra_config.runtime.output_dir)
+    launcher = launchers.class_of(hydra_config)
+    try:
+        with launchers.stops_noted(launcher) as received:
+            if received:  # in an earlier run of this process
+                return
+            if hydra_config.job.get("num") is not None:
+                launchers.take_place(Path(hydra_config.sweep.dir) / ".places", received)
+            _run(composed, hydra_config, path)
+        if received and launchers.makes_all(launcher) and hydra_config.job.get("num") is not None:
+            raise stopping.Interrupted("stopped between two runs", received[0])
+    except stopping.Interrupted as stop:
+        if not launchers.ends_quietly(launcher):
+            raise
+        say(f"{path}: {stop}")
+        launchers.give_back(launcher, received)
+
+
+def _run(composed: DictConfig, hydra_config: Any, path: Path) -> None:
+    """Make the run at `path`, and tell of a failure."""
     alone = hydra_config.runtime.choices["hydra/launcher"] == "basic"
-    console = Console() if alone else Console(force_terminal=False)  # several runs cannot share a progress bar
-    if hydra_config.job.get("num") is not None:
-        launchers.take_place(Path(hydra_config.sweep.dir) / ".places")
+    console = streams.console(live=alone)  # several runs cannot share a progress bar
+    study = Path(hydra_config.sweep.dir) if hydra_config.job.get("num") is not None else None
     from . import execution
 
     try:
+        if "ray" in hydra_config.launcher:
+            ray_tasks.arrive(hydra_config, RunDirectory(path))
         execution.run(
-            resolve(composed),
+            resolve(composed, options.names(composed, hydra_config, study)),
             path,
             list(hydra_config.overrides.task),
             console,

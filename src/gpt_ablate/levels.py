@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,13 +28,14 @@ def keys_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def level_of(record: Mapping[str, Any], key: str) -> str:
-    """A run's value of an axis or a key, as its folder has it: for a group the option that was chosen."""
-    if key in record["axes"]:
-        return visible(str(record["axes"][key]))
+    """A run's value of an axis or a key, as its folder has it: for a group what its option is called."""
+    options = record.get("options", {}) | record["axes"]
+    if key in options:
+        return visible(str(options[key]))
     value: Any = record["config"]
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping):  # a record of an older version
         chosen = [text.partition("=")[2] for text in record["overrides"] if text.partition("=")[0] == key]
         return chosen[-1] if chosen else str(value.get("name"))
     return as_text(value)
@@ -46,6 +48,17 @@ def as_text(value: Any) -> str:
         return text
     number = float(text)
     return str(int(number)) if number.is_integer() else str(number)
+
+
+def planned_level(records: Sequence[Mapping[str, Any]], key: str, level: Any) -> str:
+    """The level that a plan notes for a key, as `level_of` would have it."""
+    of_group = any(key in record["axes"] or isinstance(record["config"].get(key), Mapping) for record in records)
+    return visible(str(level)) if of_group else as_text(level)
+
+
+def as_folder(name: str) -> str:
+    """A name as one folder's, different for different names: what is not plain becomes % and its code."""
+    return re.sub(r"[^\w.+=,\[\]-]", lambda match: f"%{ord(match[0]):02x}", name)
 
 
 def cell_name(levels: Mapping[str, str], axes: Iterable[str]) -> str:
@@ -64,7 +77,7 @@ def factors_of(cells: Iterable[Mapping[str, str]], baseline: Mapping[str, Any]) 
         if len(several) < 2:
             continue
         levels = list(several)
-        first = as_text(baseline[key]) if key in baseline else _default(key, levels)
+        first = _asked(baseline[key], levels) if key in baseline else _default(key, levels)
         if first not in levels:
             problems.append(Problem(f"report.baseline.{key}", first, f"a level of this study: {', '.join(levels)}"))
         ordered = sorted(levels, key=float) if all(map(_is_number, levels)) else levels
@@ -72,6 +85,10 @@ def factors_of(cells: Iterable[Mapping[str, str]], baseline: Mapping[str, Any]) 
     if problems:
         raise UsageError(problems)
     return factors
+
+
+def _asked(level: Any, levels: Sequence[str]) -> str:
+    return str(level) if str(level) in levels else as_text(level)
 
 
 def _default(key: str, levels: Sequence[str]) -> str:

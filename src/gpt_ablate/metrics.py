@@ -1,4 +1,4 @@
-"""The numbers that a study can declare: what each is called, which way is better, and its value for a run."""
+"""The metrics that a study can declare: name, unit, which direction is better, and the value of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .study import StudyRun
 
 @dataclass(frozen=True)
 class Metric:
-    """One number for each finished run. On the scale "ratio" differences are fractions: 0.1 is 10 % more."""
+    """One number for each finished run. On the scale "ratio" differences are fractions: 0.1 means 10 % more."""
 
     key: str
     name: str
@@ -22,7 +22,9 @@ class Metric:
     lower_is_better: bool = True
     scale: Literal["difference", "ratio"] = "difference"
     curve: str | None = None
-    """The curve that ends in this number, up to a factor."""
+    """The curve whose last value is this number, up to a factor."""
+    split: Literal["training", "validation"] | None = None
+    """The split that a loss is of; None for what is no loss."""
 
     def describe(self) -> dict[str, Any]:
         """As report.json has it."""
@@ -35,7 +37,7 @@ class Metric:
         }
 
     def scaled(self, difference: float) -> float:
-        """A difference of values as statistics see them, in the metric's own terms (a ratio's is of logarithms)."""
+        """From a difference of statistical values to one in the metric's own scale (from logarithms to a fraction)."""
         return math.expm1(difference) if self.scale == "ratio" else difference
 
     def unscaled(self, difference: float) -> float:
@@ -46,8 +48,19 @@ class Metric:
         """The run's value; None where it has none."""
         return value(run, self.key)
 
+    def unigram_entropy(self, run: StudyRun) -> float | None:
+        """The unigram entropy of the run's training split in the unit of this loss; None where it has no such value.
+
+        No run records the entropy of its validation split, so validation losses are compared with the same number.
+        """
+        if self.split is None:
+            return None
+        entropy = float(run.record["data"]["unigram_entropy"])
+        in_bits = self.unit == "bits per byte"
+        return results.bits_per_byte(entropy, run.record["data"]) if in_bits else entropy
+
     def statistical(self, run: StudyRun) -> float | None:
-        """The run's value as statistics take it: the logarithm on the scale "ratio"."""
+        """The run's value as statistics use it: its logarithm on the scale "ratio"."""
         number = self.of(run)
         return number if number is None or self.scale == "difference" else math.log(number)
 
@@ -56,10 +69,18 @@ _NATS, _SECONDS = "nats per token", "seconds"
 METRICS = {
     metric.key: metric
     for metric in (
-        Metric("eval/train_loss", "final training loss", _NATS, curve="eval/train_loss"),
-        Metric("eval/val_loss", "final validation loss", _NATS, curve="eval/val_loss"),
-        Metric("train/epoch_loss", "training-batch loss of the last epoch", _NATS, curve="train/epoch_loss"),
-        Metric("val_bits_per_byte", "final validation loss", "bits per byte", curve="eval/val_loss"),
+        Metric("eval/train_loss", "final training loss", _NATS, curve="eval/train_loss", split="training"),
+        Metric("eval/val_loss", "final validation loss", _NATS, curve="eval/val_loss", split="validation"),
+        Metric(
+            "train/epoch_loss",
+            "training-batch loss of the last epoch",
+            _NATS,
+            curve="train/epoch_loss",
+            split="training",
+        ),
+        Metric(
+            "val_bits_per_byte", "final validation loss", "bits per byte", curve="eval/val_loss", split="validation"
+        ),
         Metric("tokens_per_second", "training speed", "tokens per second", lower_is_better=False, scale="ratio"),
         Metric("seconds_per_step", "time per step", _SECONDS, scale="ratio"),
         Metric("peak_memory_bytes", "peak memory", "bytes", scale="ratio"),

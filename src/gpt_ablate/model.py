@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import rng
+from . import rng, sharing
 from .axes.attention import LayerCache, attentions
 from .axes.layers import stacks
 from .axes.norm import norms
 from .config import Config
 from .dropout import Dropout
 from .embedding import Embedding, Spare
-from .init import initialise, inits
+from .init import Met, initialise, inits
 from .linear import Linear, gradient_of_input, multiply_into
 from .mlp import MLP
 from .tokenizer import VOCAB_SIZE
@@ -28,13 +29,13 @@ class GPT(nn.Module):
         super().__init__()
         shape, axes, root = config.model, config.axes, config.root
         init = inits.bind(config.init.node())
+        met: Met = {}
 
         def fill(module: nn.Module, name: str) -> None:
-            initialise(module, name, init, shape.n_layer, root)
+            initialise(module, name, init, shape.n_layer, root, met)
 
         def make_layer(i: int) -> nn.Module:
-            with torch.random.fork_rng(devices=[]):  # for variants whose constructors draw
-                torch.manual_seed(rng.stream(root, f"init/layers.{i}"))
+            with rng.seeded(root, f"init/layers.{i}"):  # for variants whose constructors draw
                 attention = attentions.build(
                     axes["attention"].node(), shape.d_model, shape.n_head, shape.dropout, shape.qkv_bias
                 )
@@ -49,13 +50,16 @@ class GPT(nn.Module):
         self.token_embedding = Embedding(vocab_size, shape.d_model, self.spare)
         self.position_embedding = nn.Embedding(shape.context_length, shape.d_model)
         self.dropout = Dropout(shape.dropout)
-        self.layers = stacks.build(axes["layers"].node(), make_layer, shape.n_layer)
-        self.final_norm = self.layers[0].closing_norm()
+        with rng.seeded(root, "init/layers"):
+            stack: Any = stacks.build(axes["layers"].node(), make_layer, shape.n_layer)
+            self.layers = stack if isinstance(stack, nn.ModuleList) else nn.ModuleList(stack)
+            self.final_norm = stack[0].closing_norm()
         self.head = Linear(shape.d_model, vocab_size, bias=False)
         for name in ("token_embedding", "position_embedding", "final_norm", "head"):
             fill(self.get_submodule(name), name)
         if shape.tie_weights:
             self.head.weight = self.token_embedding.weight
+        sharing.refuse_overlap(self)
 
     def forward(self, tokens: Tensor, cache: list[LayerCache] | None = None) -> Tensor:
         """Logits (B, T, V) for tokens (B, T); with a cache, of the tokens after those cached."""
@@ -68,6 +72,8 @@ class GPT(nn.Module):
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         for i, layer in enumerate(self.layers):
             x = layer(x, cache[i] if cache else None)
+            if cache:
+                cache[i].rewind()
         return self.final_norm(x)
 
     def new_cache(self, batch: int) -> list[LayerCache]:
@@ -75,6 +81,18 @@ class GPT(nn.Module):
         like = self.token_embedding.weight
         head_dim = like.shape[1] // self.n_head
         return [LayerCache(batch, self.n_head, self.context_length, head_dim, like) for _ in self.layers]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GPT:
+        """As torch does for `to` and the like; but a buffer that several modules hold stays one buffer."""
+        done: dict[Tensor, Tensor] = {}
+
+        def once(tensor: Tensor) -> Tensor:
+            if tensor not in done:
+                done[tensor] = fn(tensor)
+            return done[tensor]
+
+        super()._apply(once, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def n_parameters(self) -> int:
         """Scalar parameters, tied ones counted once."""
@@ -144,11 +162,8 @@ def flops_per_token(model: GPT) -> float:
     """Floating-point operations of forward and backward for one token of a full context, counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    state = {name: p.detach().to("meta").requires_grad_() for name, p in model.named_parameters()}
+    counted = sharing.on_meta(model).eval()
     tokens = torch.zeros(1, model.context_length, dtype=torch.long, device="meta")
-    was_training = model.training
-    model.eval()
     with FlopCounterMode(display=False) as counter:
-        torch.func.functional_call(model, state, (tokens,)).sum().backward()
-    model.train(was_training)
+        counted(tokens).sum().backward()
     return counter.get_total_flops() / model.context_length

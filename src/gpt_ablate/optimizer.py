@@ -50,12 +50,17 @@ class AdamW:
         self._place = {parameter: i for i, parameter in enumerate(self.state)}
         self._waiting: dict[Tensor, Tensor] = {}
         """Parameters and their gradients."""
+        self._moved: set[Tensor] = set()
+        """Parameters that this step has updated."""
         arrived = WeakMethod(self._arrived)  # a cycle through a parameter's hook is never collected
         for parameter in self.state:
             parameter.register_post_accumulate_grad_hook(lambda it: (used := arrived()) and used(it))
 
     def begin(self, lr: float, loss: Tensor) -> None:
-        """The next backward pass completes the gradients; if `loss` is not finite, no weight is moved by it."""
+        """The next backward pass completes the gradients; if `loss` is not finite, no weight is moved by it.
+
+        It raises RuntimeError if a gradient turns out to be a part when its parameter has been moved.
+        """
         self._is_last, self._lr = True, lr
         self._not_finite = _as_number(~loss.isfinite())
 
@@ -71,6 +76,7 @@ class AdamW:
             nn.utils.clip_grads_with_norm_(list(self._waiting), self.grad_clip, norm)
         self._update()
         self._norms.zero_()
+        self._moved.clear()
         self._is_last = False
         return norm
 
@@ -78,6 +84,11 @@ class AdamW:
     def _arrived(self, parameter: Tensor) -> None:
         if not self._is_last or parameter.grad is None:
             return
+        if parameter in self._moved:
+            raise RuntimeError(
+                "a shared parameter's gradient came in parts, and the first has been used: "
+                "checkpoint its module with use_reentrant=False, or set trainer.grad_clip"
+            )
         self._waiting[parameter] = parameter.grad
         if not self.at_once and sum(gradient.nbytes for gradient in self._waiting.values()) >= WAITING_BYTES:
             self._measure()
@@ -113,6 +124,7 @@ class AdamW:
             parameter.grad = None
             if self.spare:
                 self.spare.give(gradient)
+        self._moved |= self._waiting.keys()
         self._waiting.clear()
 
 

@@ -1,4 +1,4 @@
-"""report.html and report.md: one content in two forms. What comes from runs is escaped in both unless marked safe."""
+"""report.html and report.md: the same content in two formats. Text from runs is escaped in both."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from markupsafe import Markup
 from . import tables
 from .drawing import Drawing
 from .plots import EFFECTS, Plate, leading
+from .relaunch import MOST_SEEDS
+from .stats import MOST_PAIRS
 from .wording import count
 
 if TYPE_CHECKING:
     from .study import Study, StudyRun
 
 NAMED = 4
-"""Runs that a warning names; the end of the page names all."""
+"""A warning names at most so many runs; the end of the page names all."""
 OPEN_SHOWN = 8
-"""Comparisons told of those that one launch would settle."""
+"""The page lists at most so many comparisons for one command."""
 SAMPLES_SHOWN = 12
-"""Cells whose samples stand open on the page; those of the others are folded away."""
+"""The samples of so many cells are visible on the page; the others are inside a closed element."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one cell wrote, or why there is nothing."""
+    """The text that one cell generated, or the reason why there is none."""
 
     label: str
     prompt: str
@@ -40,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of all cells at one step, of one seed."""
+    """The samples of all cells at one step and with one seed."""
 
     step: int
     seed: int
@@ -49,13 +51,13 @@ class Samples:
 
 
 def html(report: Mapping[str, Any], study: Study, figures: Sequence[tuple[Plate, Drawing]]) -> str:
-    """The page as one file; each figure with its light and its dark SVG, inside it."""
+    """The page as one file, which contains a light and a dark SVG of each figure."""
     images = {plate.name: (plate, _data_uri(drawing.light), _data_uri(drawing.dark)) for plate, drawing in figures}
     return _environment(None).get_template("report.html.j2").render(_content(report, study), figures=images)
 
 
 def markdown(report: Mapping[str, Any], study: Study, plates: Sequence[Plate]) -> str:
-    """The same for a repository's pages and for reviews; figures are files beside it."""
+    """The same content as Markdown; the figures are separate files."""
     figures = {plate.name: plate for plate in plates}
     template = _environment(escape_markdown).get_template("report.md.j2")
     return template.render(_content(report, study), figures=figures)
@@ -64,7 +66,7 @@ def markdown(report: Mapping[str, Any], study: Study, plates: Sequence[Plate]) -
 def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
     kind = leading(report)
     plain = f"Differences from the baseline, {report['baseline']}, paired by seed."
-    best = "Arms compared each at its best setting, which the other seeds chose, paired by seed."
+    best = "Differences from the baseline arm, paired by seed, each arm at the setting that is best on the other seeds."
     factorial = "Main effects and two-way interactions, paired by seed."
     return {
         "report": report,
@@ -82,6 +84,7 @@ def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
         "runs": _runs(report, study),
         "tracebacks": [(run.name, run.record["error"]) for run in study.runs if run.status == "failed"],
         "open": _open(report),
+        "unreachable": _UNREACHABLE,
         "resting": _resting(report),
         "samples": samples(study),
         "samples_shown": SAMPLES_SHOWN,
@@ -89,15 +92,15 @@ def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
 
 
 def warnings(report: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before believing the numbers."""
+    """Runs without a result and differing hardware: what limits the numbers."""
     rests = report["rests_on"]
     told = []
     for what in ("missing", "running", "failed", "diverged"):
         if names := _names(rests[what]):
-            more = f" and {len(names) - NAMED} more, named at the end" if len(names) > NAMED else ""
+            more = f" and {len(names) - NAMED} more (listed at the end)" if len(names) > NAMED else ""
             told.append(f"{count(len(names), 'run')} {what}: {', '.join(names[:NAMED])}{more}.")
     if rests["hardware_differs"]:
-        told.append("The runs were made on differing hardware: do not compare their speed and memory.")
+        told.append("The runs were made on different hardware: do not compare their speed and memory.")
     return told
 
 
@@ -105,40 +108,57 @@ def _names(runs: Sequence[Any]) -> list[str]:
     return [each["name"] if isinstance(each, Mapping) else each for each in runs]
 
 
+_UNREACHABLE = (
+    "Not within reach: the difference to detect is small against the noise (the standard deviation of the paired "
+    f"differences). More than {MOST_SEEDS} further seed pairs are needed."
+)
+
+
 @dataclass(frozen=True)
 class Open:
-    """Comparisons that the same launch would settle."""
+    """Comparisons that need the same further seeds, or more seeds than are within reach."""
 
+    within_reach: bool
+    command: str | None
     told: list[str]
     more: int
-    command: str | None
 
 
 def _open(report: Mapping[str, Any]) -> list[Open]:
-    """What more seeds would settle, the fewest first; comparisons that take the same command together."""
-    units = {metric["key"]: (100, " %") if metric["scale"] == "ratio" else (1, "") for metric in report["metrics"]}
-    by_command: dict[str | None, list[str]] = {}
+    """The seeds that comparisons without a shown difference need, the fewest first, grouped by command."""
+    groups: dict[tuple[bool, str | None], list[str]] = {}
     for each in sorted(report["comparisons"], key=lambda each: each["more_seeds"] or 0):
         if each["more_seeds"] and each["kind"] in (*EFFECTS, leading(report)):
-            unit, sign = units[each["metric"]]
-            by_command.setdefault(each["command"], []).append(
-                f"{each['label']} against {each['reference']}: {each['pairs_needed']} pairs show a difference of the "
-                f"declared margin ({unit * each['margin']:g}{sign}) with probability {report['power']:g}, "
-                f"{each['more_seeds']} more than there are."
-            )
-    return [Open(told[:OPEN_SHOWN], len(told[OPEN_SHOWN:]), command) for command, told in by_command.items()]
+            within_reach = each["more_seeds"] <= MOST_SEEDS
+            groups.setdefault((within_reach, each["command"]), []).append(_need(each, report))
+    return [
+        Open(within_reach, command, told[:OPEN_SHOWN], len(told[OPEN_SHOWN:]))
+        for (within_reach, command), told in groups.items()
+    ]
+
+
+def _need(comparison: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """How many seed pairs a comparison needs."""
+    (metric,) = (m for m in report["metrics"] if m["key"] == comparison["metric"])
+    unit, sign = (100, " %") if metric["scale"] == "ratio" else (1, "")
+    needed, margin = comparison["pairs_needed"], f"{unit * comparison['margin']:g}{sign}"
+    at_least = "at least " if needed >= MOST_PAIRS else ""
+    return (
+        f"{comparison['label']} against {comparison['reference']}: {at_least}{needed:,} seed pairs, "
+        f"{comparison['more_seeds']:,} more than now (margin of {margin} in {metric['name']})."
+    )
 
 
 def _about(report: Mapping[str, Any]) -> str:
-    """Under the title: how much there is, and what is compared with what."""
+    """The line below the title: size of the study, primary metric and baseline."""
     sizes = [count(len(report["cells"]), "cell"), count(report["rests_on"]["runs"], "run")]
     seeds = count(len(report["rests_on"]["seeds"]), "seed")
-    told = f"{', '.join(sizes)}, {seeds}. Declared metric: {report['metric']['name']}"
+    told = f"{', '.join(sizes)}, {seeds}. Primary metric: {report['metric']['name']}"
     return f"{told}. Baseline: {report['baseline']}." if len(report["cells"]) > 1 else f"{told}."
 
 
 def _resting(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was run, on what, by what: name and value."""
+    """Runs, data, hardware and versions: name and value."""
     rests, data = report["rests_on"], report["rests_on"]["data"]
     floor = report["references"]["unigram_entropy"]
     told = [
@@ -146,15 +166,15 @@ def _resting(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("seeds", ", ".join(map(str, rests["seeds"]))),
         ("data", f"{data['train_tokens']:,} training and {data['val_tokens']:,} validation tokens"),
         ("SHA-256 of the data", data["sha256"]),
-        ("unigram entropy", f"{floor:.4f} nats per token; a model at this line has learned token frequencies only"),
-        ("ln V", f"{report['references']['ln_vocab']:.4f} nats per token; every token equally likely"),
+        ("unigram entropy", f"{floor:.4f} nats per token (training split): the loss of the token frequencies alone"),
+        ("ln V", f"{report['references']['ln_vocab']:.4f} nats per token: the loss if all tokens are equally likely"),
         ("hardware", "; ".join(rests["hardware"])),
         ("versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in rests["versions"].items())),
         ("git commit", ", ".join(str(commit) for commit in rests["git_commits"])),
     ]
     told[1:1] = [(what, ", ".join(_names(rests[what]))) for what in ("missing", "running", "failed", "diverged")]
     for pair in rests["incomplete_pairs"]:
-        told.append((f"lacking for {pair['label']}", f"seed {', '.join(map(str, pair['lacks']))}"))
+        told.append((f"seeds without a result of {pair['label']}", ", ".join(map(str, pair["lacks"]))))
     return [(name, value) for name, value in told if value]
 
 
@@ -166,11 +186,11 @@ def _runs(report: Mapping[str, Any], study: Study) -> tables.Table:
     ]
     rows += [[(name, ""), ("missing", ""), tables.NO, tables.NO] for name in study.missing]
     columns = ["run", "status", "seed", "fingerprint (first 16 digits)"]
-    return tables.Table("Every run.", columns, rows, words=frozenset({1, 3}))
+    return tables.Table("All runs.", columns, rows, words=frozenset({1, 3}))
 
 
 def samples(study: Study) -> Samples | None:
-    """What every cell wrote at the last step that all of them sampled, with the seed that most of them have."""
+    """The samples of all cells at the last step that they share, with the seed that most of them have."""
     cells = {cell: runs for cell, runs in study.cells().items() if runs}
     counts: dict[int, int] = {}
     for runs in cells.values():
@@ -205,7 +225,7 @@ def _done(runs: Sequence[StudyRun]) -> bool:
 def _sample(label: str, lines: Mapping[int, Mapping[str, Any]], step: int) -> Sample:
     if step in lines:
         return Sample(label, lines[step]["prompt"], lines[step]["text"], "")
-    note = f"no sample at this step; the last was at step {max(lines)}" if lines else "no sample of this seed"
+    note = f"no sample at this step; the last one is from step {max(lines)}" if lines else "no sample with this seed"
     return Sample(label, "", None, note)
 
 
@@ -214,7 +234,7 @@ def _data_uri(svg: bytes) -> str:
 
 
 def escape_markdown(value: Any) -> Markup:
-    """Text that Markdown shows as it is, on one line; what was marked safe stays."""
+    """Text on one line that Markdown shows unchanged; text that is marked safe is not escaped."""
     if isinstance(value, Markup):
         return value
     one_line = " ".join(str(value).split())
@@ -225,7 +245,7 @@ def escape_markdown(value: Any) -> Markup:
 
 
 def fenced(text: str, language: str = "text") -> Markup:
-    """A block of code that ends where the text ends: its fence is longer than any in the text."""
+    """A block of code whose fence is longer than any fence in the text, so that the text cannot end it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}{language}\n{text}\n{fence}")  # noqa: S704 (nothing in it ends the block)
@@ -233,7 +253,7 @@ def fenced(text: str, language: str = "text") -> Markup:
 
 @cache
 def _environment(finalize: Callable[[Any], Any] | None) -> Environment:
-    """Templates, escaping by default: HTML's way, or that of `finalize`, whose output is marked safe for HTML's."""
+    """Templates that escape by default: for HTML, or by `finalize`, whose output is marked safe for HTML."""
     environment = Environment(
         loader=PackageLoader("gpt_ablate"),
         autoescape=True,

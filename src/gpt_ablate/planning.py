@@ -5,27 +5,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from . import fairness, hydra_section, launchers, levels, registry
+from . import fairness, hydra_section, launchers, levels, options, registry
 from .composing import composer
 from .config import Config, ReportConfig, flatten, resolve
-from .files import foreign_links, unusable, without_home, write_json
+from .files import expanded, misplaced, unusable, without_home, write_json
 from .records import SCHEMA_VERSION, read_plan
 from .registry import Problem, UsageError
-from .runs import STUDY_FILE, STUDY_LOCK, RunDirectory, find
+from .runs import STUDY_FILE, STUDY_LOCK, RunDirectory, described, find
+from .sweeps import Sweep
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -43,13 +43,20 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command line asks for; `arguments` are for Hydra, `runs` is empty where its sweeper decides as it goes."""
+    """What a command line asks for, and `arguments` that ask for it again.
+
+    Of a multirun Hydra composes `master` first, overrides that any job has; `runs` is empty where its sweeper decides
+    as it goes. `notes` tell what not every run has.
+    """
 
     arguments: list[str]
     runs: list[PlannedRun]
     root: Path
     multirun: bool
     launcher: str = "basic"
+    launcher_class: str = "BasicLauncher"
+    master: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -59,55 +66,78 @@ def make_plan(args: argparse.Namespace) -> Plan:
     """
     if args.config_path is not None:
         raise UsageError([Problem("--config-path", args.config_path, "--config-dir, which adds a folder of configs")])
+    options.older_configs.cache_clear()  # launches before may have been in this process
     with composer(args.config_dir) as opened:
         name, overrides = args.config_name or "config", list(args.overrides)
-        loader = opened.config_loader
-        composed = None if args.multirun else _of_one_run(opened, name, overrides)
+        loader: Any = opened.config_loader
+        searched = [override for override in overrides if override.startswith("hydra.searchpath=")]
+        options_of = partial(loader.get_group_options, config_name=name, overrides=searched)
+        sweep = Sweep(loader, options_of, overrides)
+        composed = None if args.multirun else _of_one_run(opened, name, overrides, sweep.bare())
         if composed is not None:
             hydra_section.check(composed.hydra, multirun=False)
             run = _planned(composed, "run.dir")
+            if problems := options.unknown(run.config.report.baseline, options_of):
+                raise UsageError(problems)
             place = run.directory.path
             return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
-        master = loader.load_configuration(name, overrides, RunMode.MULTIRUN)
-        launcher = launchers.check(master)
-        hydra_section.check(master.hydra, multirun=True)
-        additions = launchers.divide(master)
-        root = Path(os.path.abspath(_folder(master, "sweep.dir")))
-        if problem := unusable(root):
-            raise UsageError([problem])
-        if links := foreign_links(root / STUDY_LOCK, root / STUDY_FILE):
-            raise UsageError(links)
-        if master.hydra.sweeper["_target_"] != hydra_section.BASIC_SWEEPER:
-            return Plan([*sys.argv[1:], *additions, _pinned("sweep.dir", root)], [], root, True, launcher)
-        sweeps = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        given = OverridesParser.create(config_loader=loader).parse_overrides([*sweeps, *master.hydra.overrides.task])
-        hydra_section.few_enough(given)
-        if not OmegaConf.is_list(master.cell_keys):
-            raise UsageError([Problem("cell_keys", master.cell_keys, "a list of keys of the config")])
-        keys = sorted({*map(str, master.cell_keys), *_swept_keys(given)})
-        additions.append(f"cell_keys=[{','.join(keys)}]")
-        (jobs,) = BasicSweeper.split_arguments(given, None)
-        runs, problems = [], []
-        for job in jobs:
-            composed = loader.load_sweep_config(master, [*job, *additions])
-            try:
-                runs.append(_planned(composed, "sweep.dir", "sweep.subdir"))
-            except UsageError as error:
-                problems += error.problems
-        if not runs and not problems:
-            problems.append(Problem("--multirun", " ".join(args.overrides), "at least one run; here a range is empty"))
-        if problems:
-            raise UsageError(problems)
-        arguments = [*sys.argv[1:], *additions, _pinned("sweep.dir", root)]
-        return Plan(arguments, _check(runs, root), root, True, launcher)
+        return _of_sweep(loader, name, sweep, options_of)
 
 
-def _of_one_run(opened: Hydra, name: str, overrides: list[str]) -> DictConfig | None:
+def _of_sweep(loader: Any, name: str, sweep: Sweep, options_of: Callable[[str], list[str]]) -> Plan:
+    """The plan of a multirun. Raises UsageError."""
+    bare = loader.load_configuration(name, sweep.bare(), RunMode.MULTIRUN)
+    launcher = launchers.check(bare), launchers.class_of(bare.hydra)
+    hydra_section.check(bare.hydra, multirun=True)
+    basic = bare.hydra.sweeper["_target_"] == hydra_section.BASIC_SWEEPER
+    if basic:
+        sweep.take_params(bare.hydra.sweeper.params)
+    of_master = sweep.for_master(bare)
+    master = bare if of_master == sweep.bare() else loader.load_configuration(name, of_master, RunMode.MULTIRUN)
+    additions = launchers.divide(master)
+    root = Path(os.path.abspath(_folder(master, "sweep.dir")))
+    if problem := unusable(root):
+        raise UsageError([problem])
+    if taken := misplaced(files=[root / name for name in (STUDY_LOCK, STUDY_FILE, "multirun.yaml")]):
+        raise UsageError(taken)
+    pinned = _pinned("sweep.dir", root)
+    if not basic:
+        return Plan([*sys.argv[1:], *additions, pinned], [], root, True, *launcher)
+    hydra_section.few_enough(sweep.given)
+    if not OmegaConf.is_list(master.cell_keys):
+        raise UsageError([Problem("cell_keys", master.cell_keys, "a list of keys of the config")])
+    keys = sorted({*map(str, master.cell_keys), *_swept_keys(sweep.given)})
+    additions.append(f"cell_keys=[{','.join(keys)}]")
+    runs = _planned_jobs(loader, master, [[*job, *additions] for job in sweep.jobs(master)], options_of)
+    arguments = [*sys.argv[1:], *additions, pinned]
+    return Plan(arguments, _check(runs, root), root, True, *launcher, [*of_master, *additions, pinned], sweep.notes)
+
+
+def _planned_jobs(
+    loader: Any, master: DictConfig, jobs: Iterable[list[str]], options_of: Callable[[str], list[str]]
+) -> list[PlannedRun]:
+    """The run of every job. Raises UsageError with the problems of all of them."""
+    runs, problems = [], []
+    for job in jobs:
+        composed = loader.load_sweep_config(master, job)
+        try:
+            runs.append(_planned(composed, "sweep.dir", "sweep.subdir"))
+        except UsageError as error:
+            problems += error.problems
+    problems += options.unknown(runs[0].config.report.baseline, options_of) if runs else []
+    if not runs and not problems:
+        problems.append(Problem("--multirun", " ".join(sys.argv[1:]), "at least one run; here a range is empty"))
+    if problems:
+        raise UsageError(problems)
+    return runs
+
+
+def _of_one_run(opened: Hydra, name: str, overrides: list[str], bare: list[str]) -> DictConfig | None:
     """The config of the one run that is asked for; None if it is a multirun, by its own hydra.mode."""
     try:
         composed = opened.config_loader.load_configuration(name, overrides, RunMode.RUN)
     except HydraException:
-        if opened.get_mode(name, overrides) == RunMode.MULTIRUN:
+        if opened.get_mode(name, bare) == RunMode.MULTIRUN:
             return None
         raise
     return None if composed.hydra.mode == RunMode.MULTIRUN else composed
@@ -157,7 +187,7 @@ def _pinned(key: str, path: Path) -> str:
     return f"hydra.{key}='{quoted}'"
 
 
-def _swept_keys(overrides: list[Override]) -> Iterator[str]:
+def _swept_keys(overrides: Iterable[Override]) -> Iterator[str]:
     """The keys that take several values, less those that the folders name anyway."""
     axes = registry.axis_names()
     named = {"seed", *axes, *(f"{axis}.name" for axis in axes)}
@@ -172,7 +202,10 @@ def _planned(composed: DictConfig, *directory_keys: str) -> PlannedRun:
     task = composed.copy()
     with open_dict(task):
         del task["hydra"]
-    config = resolve(task)
+    study = Path(_folder(composed, "sweep.dir")) if directory_keys[0] == "sweep.dir" else None
+    if problems := options.hidden(composed.hydra):
+        raise UsageError(problems)
+    config = resolve(task, options.names(task, composed.hydra, study))
     path = Path(*(_folder(composed, key) for key in directory_keys))
     return PlannedRun(config, RunDirectory(path.absolute()), list(composed.hydra.overrides.task))
 
@@ -183,7 +216,7 @@ def _folder(composed: DictConfig, key: str) -> Path:
     folder = str(OmegaConf.select(composed, f"hydra.{key}") or "")
     if not folder.strip(". /"):
         raise UsageError([Problem(f"hydra.{key}", folder, "a folder of its own")])
-    return Path(folder).expanduser()
+    return expanded(f"hydra.{key}", folder)
 
 
 def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
@@ -207,11 +240,11 @@ def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
         try:
             corpus = data.load(run.config)
             fingerprint = execution.fingerprint(run.config, corpus)
-            axes = {axis: variant.name for axis, variant in run.config.axes.items()}
-            record = {"config": run.config.record(), "axes": axes, "overrides": run.overrides}
+            record = described(run.config, run.overrides)
             recipes.append(_recipe(run.directory, record | {"data": {"sha256": corpus.sha256}}))
+            run.directory.check_place()
             if run.config.trainer.resume != "restart":
-                run.directory.check(fingerprint, run.config)
+                run.directory.check(fingerprint, run.config, corpus.stored_sha256)
             problems += checks.batch_memory(run.config)
             budget.check(run.config)
             checked.append(replace(run, fingerprint=fingerprint))
@@ -247,6 +280,7 @@ def _check_fairness(planned: list[_Recipe], study: Path, baseline: dict[str, Any
     together = [*(recipe for recipe in recorded if recipe.name not in names), *planned]
     swept = {key for recipe in together for key in recipe.record["config"].get("cell_keys", [])}
     fairness.check(together, [*registry.axis_names(), *sorted(swept), "arm"])
+    fairness.check_options(recorded, planned, [*registry.axis_names(), *sorted(swept)])
     keys = levels.keys_of([recipe.record for recipe in together])
     cells = [{key: levels.level_of(recipe.record, key) for key in keys} for recipe in together]
     levels.factors_of(cells, baseline)

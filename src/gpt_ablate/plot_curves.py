@@ -1,4 +1,4 @@
-"""Figures of losses against what was spent: steps, tokens, FLOPs, seconds."""
+"""Figures of losses against steps, tokens, FLOPs and seconds."""
 
 from __future__ import annotations
 
@@ -18,31 +18,39 @@ if TYPE_CHECKING:
     from .study import Study, StudyRun
 
 CELLS_APART = 8
-"""Most cells that get a colour of their own; beyond, runs are coloured by the first factor."""
+"""With more cells than this, runs are coloured by the first factor with few enough levels instead of by cell."""
 PANELS = {"train/loss": "training batches", "eval/val_loss": "validation split"}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share a colour; `done` are those that the mean is of."""
+    """Runs that share a colour; their mean is over those that are `done`."""
 
     label: str
     runs: list[StudyRun]
 
     @property
     def done(self) -> list[StudyRun]:
-        """The runs that came to their end."""
+        """The runs that finished."""
         return [run for run in self.runs if run.status == "done"]
 
 
 def groups(report: Mapping[str, Any], study: Study) -> list[Group]:
-    """The study's cells, baseline first; where they are many, the levels of its first factor."""
+    """The cells, baseline first; if there are many, the levels of one factor, or all runs together."""
     cells = study.cells()
     if len(cells) <= CELLS_APART:
         return [Group(study.label(name), runs) for name, runs in cells.items()]
-    factor, levels = next(iter(report["factors"].items()))
     every = [run for runs in cells.values() for run in runs]
+    factor = colouring(report)
+    if factor is None:
+        return [Group("all cells", every)]
+    levels = report["factors"][factor]
     return [Group(f"{factor}={level}", [run for run in every if run.levels[factor] == level]) for level in levels]
+
+
+def colouring(report: Mapping[str, Any]) -> str | None:
+    """The factor whose levels get the colours where cells are many; None if each has too many levels."""
+    return next((key for key, levels in report["factors"].items() if len(levels) <= drawing.MOST_LINES), None)
 
 
 def loss_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
@@ -98,7 +106,7 @@ _NAMES = {
 
 
 def budget_key(report: Mapping[str, Any], study: Study) -> str:
-    """The loss to draw against budgets: the declared one, if runs recorded a curve of it, else that of the batches."""
+    """The loss to draw against budgets: the primary metric if runs have a curve of it, else the training-batch loss."""
     key = str(report["metric"]["key"])
     return key if any(len(points(run, key)[0]) > 2 for run in study.runs) else "train/loss"
 
@@ -112,7 +120,7 @@ def points(run: StudyRun, key: str) -> tuple[Floats, Floats]:
 
 
 def _spent(run: StudyRun, steps: Floats, unit: str, flops_per_token: float | None) -> Floats | None:
-    """What the run had spent at these steps; None where that is not known."""
+    """The tokens, FLOPs or seconds that the run had used at these steps; None where that is not known."""
     if unit == "seconds":
         at, seconds = points(run, "seconds")
         return np.interp(steps, [0.0, *at], [0.0, *seconds]) if len(at) else None
@@ -126,7 +134,7 @@ def _spent(run: StudyRun, steps: Floats, unit: str, flops_per_token: float | Non
 def _draw(
     axis: Axes, group: Group, curves: Mapping[int, tuple[Floats, Floats]], style: Style, lines_in_all: int
 ) -> None:
-    """Every run thin, the mean of those that are done bold; a cross where a diverged run ends."""
+    """Thin lines for runs, a bold line for the mean of finished runs, a cross at the end of a diverged run."""
     from matplotlib.collections import LineCollection
 
     several, many = len(group.runs) > 1, lines_in_all > drawing.MANY_LINES
@@ -151,7 +159,7 @@ def _draw(
 
 
 def mean(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """The mean over the stretch that all curves cover, each interpolated where their points differ."""
+    """The mean over the range that all curves cover; curves with different points are interpolated."""
     first = curves[0][0]
     if all(len(x) == len(first) and np.array_equal(x, first) for x, _ in curves):
         return first, np.mean([y for _, y in curves], axis=0)
@@ -161,7 +169,7 @@ def mean(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
 
 
 def _loss_axis(axis: Axes, report: Mapping[str, Any], theme: Theme, named: bool) -> None:
-    """From 0 to above ln V, whose line and that of the unigram entropy are drawn; what rises higher is cut."""
+    """An axis from 0 to just above ln V, with lines at ln V and at the unigram entropy; higher losses are cut off."""
     references = report["references"]
     axis.set_ylim(0, 1.12 * references["ln_vocab"])
     axis.set_xlim(left=0)

@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = "optimizer.lr"
 ROWS = 40
-"""Most rows of a figure of differences; of more, those that differ most."""
+"""A figure of differences has at most so many rows: those with the largest differences."""
 PAIRS = 6
-"""Most pairs of factors in a figure of interactions."""
+"""A figure of interactions has at most so many pairs of factors."""
+TICKS = 16
+"""At most so many learning rates are named on the axis."""
 
 Comparison = Mapping[str, Any]
 
 
 def drawn(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Of the comparisons of one metric, those that a figure has room for, in their order."""
+    """The comparisons of one metric that a figure shows, in their original order."""
     known = [comparison for comparison in comparisons if comparison["difference"] is not None]
     order = sorted(range(len(known)), key=lambda i: -abs(known[i]["difference"]))
     return [known[i] for i in sorted(order[:ROWS])]
 
 
 def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], theme: Theme) -> Figure:
-    """A panel for each metric: each seed's difference a dot, their mean and its interval, zero, margin, noise floor."""
+    """A panel for each metric: differences of seeds (dots), mean with interval, zero, margin and noise floor."""
     metrics = [m for m in report["metrics"] if any(c["metric"] == m["key"] for c in comparisons)]
     by_metric = {m["key"]: drawn([c for c in comparisons if c["metric"] == m["key"]]) for m in metrics}
     heights = [0.8 + 0.42 * len(rows) for rows in by_metric.values()]
@@ -60,7 +62,7 @@ def differences(report: Mapping[str, Any], comparisons: Sequence[Comparison], th
 
 
 def _row(axis: Axes, comparison: Comparison, y: int, theme: Theme, unit: float) -> None:
-    """One comparison: its seeds above, its mean and interval on the line."""
+    """One comparison: mean and interval on its row, dots of the seeds above."""
     once = y == 0
     dots = [unit * difference for difference in comparison["differences"]]
     axis.plot(
@@ -107,12 +109,18 @@ def _bands(axis: Axes, metric: Mapping[str, Any], report: Mapping[str, Any] | No
         )
 
 
+def crossed(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pairs of factors with few enough levels for a panel."""
+    few = [key for key, levels in report["factors"].items() if len(levels) <= drawing.MOST_LINES]
+    return list(itertools.combinations(few, 2))
+
+
 def interactions(report: Mapping[str, Any], theme: Theme) -> Figure:
     """A panel for each pair of factors: cell means over the other factors; parallel lines mean no interaction."""
     metric = report["metric"]
     column = metric["key"].replace("/", "_")
     cells = [cell for cell in report["cells"] if cell[column]["mean"] is not None]
-    pairs = list(itertools.combinations(report["factors"], 2))[:PAIRS]
+    pairs = crossed(report)[:PAIRS]
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
     figure = drawing.canvas(2.9 * columns + 0.6 if len(pairs) > 1 else 5.2, 0.4 + 3.0 * rows)
@@ -144,6 +152,13 @@ def interactions(report: Mapping[str, Any], theme: Theme) -> Figure:
     for axis in panels[:, 0]:
         axis.set_ylabel(f"{metric['name']}\n({metric['unit']})")
     return figure
+
+
+def readable(report: Mapping[str, Any]) -> bool:
+    """Whether the study varies the learning rate, in lines few enough for a figure."""
+    factors = report["factors"]
+    lines = {tuple(cell["levels"][key] for key in factors if key != LEARNING_RATE) for cell in report["cells"]}
+    return LEARNING_RATE in factors and len(lines) <= drawing.MOST_LINES
 
 
 def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
@@ -189,8 +204,9 @@ def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Fig
     axis.plot([], [], "x", color=theme.muted, markersize=7, markeredgewidth=1.6, linestyle="none", label="diverged")
     axis.set_ylim(0, top)
     rates = sorted({float(level) for level in report["factors"][LEARNING_RATE]})
-    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    axis.minorticks_off()
+    if len(rates) <= TICKS:
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.minorticks_off()
     axis.set_xlabel("learning rate")
     axis.set_ylabel(f"{names['name']} ({names['unit']})")
     drawing.note_line(axis, report["references"]["ln_vocab"], "ln V", theme)

@@ -1,4 +1,4 @@
-"""Which figures a study has, with the words that stand for them where they cannot be seen."""
+"""The figures of a study, with their captions and the texts for readers who cannot see them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EFFECTS = ("main effect", "interaction")
 
 @dataclass(frozen=True)
 class Plate:
-    """A figure: the stem of its files, what it says, how to read it, and how it is drawn."""
+    """A figure: the stem of its files, its finding (the alternative text), its caption, and how it is drawn."""
 
     name: str
     finding: str
@@ -31,20 +31,20 @@ class Plate:
 
 
 def plates(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    """The study's figures in the order of the report; a study gets those that it has data for."""
+    """The figures of a study, in the order of the report; those without data, or that cannot be read, are left out."""
     return [plate for make in _MAKERS for plate in make(report, study)]
 
 
 def leading(report: Mapping[str, Any]) -> str:
-    """The kind of comparison that answers for the cells: of arms at their best, where settings were tuned."""
+    """The kind of comparison that answers for the cells: "tuned" where settings were tuned, else "cell"."""
     return "tuned" if any(c["kind"] == "tuned" for c in report["comparisons"]) else "cell"
 
 
 def _effects(report: Mapping[str, Any], study: Study) -> list[Plate]:
     rows = [c for c in report["comparisons"] if c["kind"] == leading(report)]
     caption = (
-        "Difference from the baseline, seed by seed. Grey dots: one seed pair each; diamond "
-        "and bar: their mean and its 95 % interval. An interval that leaves the zero line aside shows a difference"
+        "Differences from the baseline, paired by seed. Grey dots: single seed pairs. Diamond and bar: mean and 95 % "
+        "confidence interval. The p-values in the table are adjusted for several comparisons; the intervals are not."
         + _bands(report)
     )
     return _forest("effects", rows, caption, report)
@@ -53,13 +53,13 @@ def _effects(report: Mapping[str, Any], study: Study) -> list[Plate]:
 def _factorial(report: Mapping[str, Any], study: Study) -> list[Plate]:
     rows = [c for c in report["comparisons"] if c["kind"] in EFFECTS]
     caption = (
-        "Main effects (a factor's levels, averaged over the others) and two-way interactions (a difference of "
-        "differences), seed by seed, with 95 % intervals" + _bands(report)
+        "Main effects (of one factor, averaged over the other factors) and two-way interactions (differences of "
+        "differences), paired by seed, with 95 % confidence intervals." + _bands(report)
     )
     plates = _forest("factorial", rows, caption, report)
     cells = [cell for cell in report["cells"] if cell[_column(report)]["mean"] is not None]
-    if rows and cells and len(report["factors"]) > 1:
-        caption = f"Means of the {report['metric']['name']} over cells. Parallel lines: the factors do not interact."
+    if rows and cells and plot_effects.crossed(report):
+        caption = f"Means of the {report['metric']['name']} over cells. Parallel lines mean no interaction."
         finding = "Mean at each pair of levels: " + _ends(report)
         plates.append(Plate("interactions", finding, caption, partial(plot_effects.interactions, report)))
     return plates
@@ -70,7 +70,7 @@ def _forest(name: str, rows: Sequence[Mapping[str, Any]], caption: str, report: 
         return []
     shown = [c for m in report["metrics"] for c in plot_effects.drawn([r for r in rows if r["metric"] == m["key"]])]
     if len(shown) < len(rows):
-        caption += f" The {len(shown)} largest of {len(rows)} differences; the table has all."
+        caption += f" The figure shows the {len(shown)} largest of {len(rows)} differences; the table shows all."
     finding = "Mean differences: " + "; ".join(_told(comparison, report) for comparison in shown[:12])
     return [Plate(name, finding, caption, partial(plot_effects.differences, report, rows))]
 
@@ -87,18 +87,18 @@ def _told(comparison: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 
 def _bands(report: Mapping[str, Any]) -> str:
-    told = ["; grey band: the margin within which a difference counts as negligible"] * any(
+    told = [" Grey band: the declared margin; a difference whose interval lies inside it is negligible."] * any(
         metric["margin"] is not None for metric in report["metrics"]
     )
-    told += ["; hatched: the interval of a difference between two arms of equal runs"] * bool(report["noise_floor"])
-    return "".join(told) + "."
+    told += [" Hatched band: 95 % confidence interval of the noise floor (A/A control)."] * bool(report["noise_floor"])
+    return "".join(told)
 
 
 def _loss_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
     if not any(len(run.curves[key].steps) > 1 for run in study.runs for key in plot_curves.PANELS if key in run.curves):
         return []
     caption = "Loss against optimiser step" + _grouping(study)
-    finding = f"Loss falls from about ln V ({report['references']['ln_vocab']:.2f}). {_ends(report)}"
+    finding = f"Loss curves; ln V is {report['references']['ln_vocab']:.2f}. {_ends(report)}"
     return [Plate("loss_curves", finding, caption, partial(plot_curves.loss_curves, report, study))]
 
 
@@ -106,8 +106,8 @@ def _budget_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
     if not report["budgets"] or not any("seconds" in run.curves for run in study.runs):
         return []
     caption = (
-        "The same runs against what they spent" + _grouping(study) + " Dashed upright line: the budget that all "
-        "cells reached, at which the table compares them."
+        "Loss of the same runs against tokens, FLOPs and training time" + _grouping(study) + " Dashed vertical line: "
+        "the largest budget that all runs reached. The table compares the cells at this budget."
     )
     finding = "Loss at equal budgets: " + "; ".join(
         f"{amount(each['budget'])} {each['unit']}: "
@@ -120,19 +120,22 @@ def _budget_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
 def _grouping(study: Study) -> str:
     seeds = max((len(runs) for runs in study.cells().values()), default=0) > 1
     if len(study.cells()) > plot_curves.CELLS_APART:
-        who = f", coloured by {next(iter(study.factors))}: every run thin, the mean of a colour bold"
+        factor = plot_curves.colouring({"factors": study.factors})
+        who = ". Thin lines: runs. Bold line: mean of all runs."
+        if factor is not None:
+            who = f", coloured by {factor}. Thin lines: runs. Bold lines: means of a colour."
     else:
-        who = ": every seed thin, their mean bold" if seeds else ""
-    ends = "; a cross where a run diverged" if any(run.status == "diverged" for run in study.runs) else ""
-    return f"{who}{ends}."
+        who = ". Thin lines: runs of one seed. Bold lines: means over seeds." if seeds else "."
+    ends = " Crosses: points where a run diverged." if any(run.status == "diverged" for run in study.runs) else ""
+    return f"{who}{ends}"
 
 
 def _learning_rates(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    if plot_effects.LEARNING_RATE not in report["factors"]:
+    if not plot_effects.readable(report):
         return []
     caption = (
-        f"{report['metric']['name'].capitalize()} against learning rate: seeds as dots, lines through their means. "
-        "A cross at the top: a run diverged there; its line passes over that rate."
+        f"{report['metric']['name'].capitalize()} against learning rate. Dots: runs. Lines: means over seeds. Cross at "
+        "the top: a run diverged at this learning rate, so no mean is drawn."
     )
     arms = report["tuned_settings"] or []
     finding = "; ".join(
@@ -143,7 +146,7 @@ def _learning_rates(report: Mapping[str, Any], study: Study) -> list[Plate]:
 
 
 def _ends(report: Mapping[str, Any]) -> str:
-    """Where the cells end, in words."""
+    """The mean result of each cell, in words."""
     cells = report["cells"][:12]
     ends = ", ".join(f"{cell['label']} {number(cell[_column(report)]['mean'])}" for cell in cells)
     more = f" and {len(report['cells']) - 12} more cells" if len(report["cells"]) > 12 else ""
@@ -156,4 +159,4 @@ def _column(report: Mapping[str, Any]) -> str:
 
 _MAKERS = (_effects, _factorial, _learning_rates, _loss_curves, _budget_curves)
 NAMES = ("effects", "factorial", "interactions", "learning_rates", "loss_curves", "equal_budgets")
-"""Every figure there can be."""
+"""The names of all possible figures."""

@@ -1,10 +1,9 @@
-"""What a run changes about its process while it lasts: torch's algorithms and threads, and what signals do."""
+"""What a run changes about its process while it lasts: torch's algorithms, threads and memory."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,26 +82,3 @@ def threads_fail_quietly() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second signal acts as it does without us."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _: object) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, note)
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, note)
-    except ValueError:  # not the main thread: there, signals are the caller's
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import process, runs
+from . import runs, streams
 from .composing import composition_problem
 from .drawing import Theme, canvas, render, style, title
-from .files import unusable, write_bytes, write_json
+from .files import misplaced, unusable, write_bytes, write_json
 from .levels import label
 from .planning import PlannedRun, make_plan
 from .refusal import refusals, say, visible
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA_VERSION = 1
+FILES = ("profile.json", "profile.svg", "profile.png")
 
 
+@streams.outlive(needed=True, at_once=False)
 def main() -> None:
     """The command: a table for each config, and all of them in profile.json and a chart."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.profile", description=__doc__)
@@ -41,16 +43,17 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     try:
         with refusals():
-            profiles = _profiles(_planned(args), Console())
+            profiles = _profiles(_planned(args), streams.console())
             args.to.mkdir(parents=True, exist_ok=True)
             drawing = render(lambda theme: _chart(profiles, theme))
             content = {"schema_version": SCHEMA_VERSION, "versions": runs.versions(), "hardware": runs.hardware()}
-            write_json(args.to / "profile.json", content | {"profiles": profiles})
-            write_bytes(args.to / "profile.svg", drawing.light)
-            write_bytes(args.to / "profile.png", drawing.png)
+            table, *pictures = (args.to / name for name in FILES)
+            write_json(table, content | {"profiles": profiles})
+            for picture, drawn in zip(pictures, (drawing.light, drawing.png), strict=True):
+                write_bytes(picture, drawn)
             print(visible(f"Written: {args.to}/profile.json, profile.svg, profile.png"))
     except (HydraException, OmegaConfBaseException) as error:
-        say(str(composition_problem(error, args.overrides)))
+        say(str(composition_problem(error, args.overrides, args.config_dir)))
         sys.exit(2)
 
 
@@ -58,8 +61,12 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
     """The configs that `args` ask for, checked as those of runs are. Raises UsageError."""
     if problem := unusable(args.to):
         raise UsageError([problem])
+    if taken := misplaced(files=[args.to / name for name in FILES]):
+        raise UsageError(taken)
     arguments = [*(["--config-dir", args.config_dir] if args.config_dir else []), "--multirun", *args.overrides]
     planned = make_plan(get_args_parser().parse_args([*arguments, f"hydra.sweep.dir={args.to.absolute() / 'none'}"]))
+    for note in planned.notes:
+        print(visible(note))
     compiled = [Problem("trainer.compile", True, "false: a profile looks into the modules")]
     if any(run.config.trainer.compile for run in planned.runs):
         raise UsageError(compiled)
@@ -67,6 +74,7 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
 
 
 def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str, Any]]:
+    from . import process  # imports torch
     from .profiling import profile
 
     levels = [{key: str(level) for key, level in run.config.levels().items()} for run in planned]

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import devices
+from . import devices, sharing
 from .config import Config
 from .model import GPT, loss_per_token
 from .optimizer import AdamW
@@ -97,9 +97,9 @@ class _Step:
         yield PASSES[2]
 
     def tensors(self) -> list[Tensor]:
-        """What is alive before a step begins: weights, optimiser state, batch."""
+        """What is alive before a step begins: weights, buffers, optimiser state, batch."""
         state = [value for its in self.optimizer.state.values() for value in its.values()]
-        return [*self.model.parameters(), *state, *self.batch]
+        return [*self.model.parameters(), *self.model.buffers(), *state, *self.batch]
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -204,13 +204,11 @@ def _peaks(step: _Step) -> dict[str, int]:
 def _flops(step: _Step, parts: dict[str, str]) -> tuple[dict[str, int], int]:
     """Of the forward pass by part, and of forward and backward: counted without numbers, on the meta device."""
     flops: dict[str, int] = defaultdict(int)
-    state = {name: p.detach().to("meta").requires_grad_() for name, p in step.model.named_parameters()}
-    step.model.eval()
-    with FlopCounterMode(display=False) as counter, _Spans(step.model, parts, counter.get_total_flops, flops):
-        logits = torch.func.functional_call(step.model, state, (step.batch[0].to("meta"),))
+    counted = sharing.on_meta(step.model).eval()
+    with FlopCounterMode(display=False) as counter, _Spans(counted, parts, counter.get_total_flops, flops):
+        logits = counted(step.batch[0].to("meta"))
         flops[REST] = counter.get_total_flops() - sum(flops.values())
         logits.sum().backward()
-    step.model.train()
     return flops, counter.get_total_flops()
 
 

@@ -1,4 +1,4 @@
-"""What an answer rests on: runs, versions, hardware, data, and what it does not cover."""
+"""Provenance of the results: runs, versions, hardware, data, and the limits of the intervals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .wording import count, listed, number
 
 COVERS = (
     "The intervals cover what a seed changes: initial values, data order and dropout. They do not cover the choice of "
-    "text, of model size or of the recipe. On a text as small as a few thousand tokens the losses tell how fast or how "
-    "well a model fits, not how good it is. Seeds added because an earlier report left a comparison open make p-values "
-    "smaller than they should be."
+    "text, model size or training recipe. On a text of a few thousand tokens, the losses measure how fast and how well "
+    "a model fits that text, not the quality of the model. If seeds were added because an earlier report showed no "
+    "difference, the p-values are too small (optional stopping)."
 )
-_TELLING = {"tokens": 0.0, "FLOPs": 0.01, "seconds": 0.05}
-"""By what fraction cells must differ in what they spent for it to be said."""
+_NOTED = {"tokens": 0.0, "FLOPs": 0.01, "seconds": 0.05}
+"""Relative differences between cells in tokens, FLOPs and seconds above which a note is made."""
 
 
 def rests_on(study: Study, metric: Metric) -> dict[str, Any]:
-    """The runs that are there and those that are not, by name, and where, when and on what they were made."""
+    """The runs that exist and those that are missing, by name, with their data, versions and hardware."""
     first = study.cells()[study.baseline] or study.runs
     data = first[0].record["data"]
     return {
@@ -44,7 +44,7 @@ def rests_on(study: Study, metric: Metric) -> dict[str, Any]:
 
 
 def incomplete_pairs(study: Study, metric: Metric) -> list[dict[str, Any]]:
-    """The cells that lack the metric for a seed which another cell has or was planned to have."""
+    """The cells without a value of the metric for a seed that another cell has or was planned to have."""
     seeds = {run.seed for run in study.known}
     found = []
     for cell, runs in study.cells().items() if len(study.levels) > 1 else ():
@@ -55,12 +55,12 @@ def incomplete_pairs(study: Study, metric: Metric) -> list[dict[str, Any]]:
 
 
 def unfinished(study: Study) -> list[str]:
-    """The runs that a complete study would have and this one has not, by name; one that diverged came to its end."""
+    """The runs, by name, that are missing or not finished; a diverged run counts as finished."""
     names = {(run.cell, run.seed): run.name for run in study.known}
     ended = {(run.cell, run.seed) for runs in study.cells().values() for run in runs if run.result is not None}
     seeds = sorted({seed for _, seed in names})
-    lacking = [(cell, seed) for cell in study.levels for seed in seeds if (cell, seed) not in ended]
-    return [names.get(place, f"{place[0]}/seed_{place[1]}") for place in lacking] if len(study.levels) > 1 else []
+    absent = [(cell, seed) for cell in study.levels for seed in seeds if (cell, seed) not in ended]
+    return [names.get(place, f"{place[0]}/seed_{place[1]}") for place in absent] if len(study.levels) > 1 else []
 
 
 def hardware(record: Mapping[str, Any]) -> str:
@@ -89,27 +89,27 @@ def _versions(runs: Iterable[StudyRun]) -> dict[str, list[str]]:
 
 
 def _notes(study: Study) -> Iterable[str]:
-    """What makes a comparison less equal than it looks."""
+    """What makes the cells less comparable than they look."""
     for unit in UNITS:
         amounts = {
             cell: [_total(run, unit) for run in runs if run.status == "done"] for cell, runs in study.cells().items()
         }
         means = {study.label(cell): sum(spent) / len(spent) for cell, spent in amounts.items() if spent}
-        if means and max(means.values()) > min(means.values()) * (1 + _TELLING[unit]):
+        if means and max(means.values()) > min(means.values()) * (1 + _NOTED[unit]):
             least, most = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
             yield (
-                f"The runs differ in {unit}: {number(means[least])} for {least}, {number(means[most])} for {most}; "
-                f"the table at equal {unit} takes that away."
+                f"The cells differ in {unit}: {number(means[least])} for {least} and {number(means[most])} for {most}. "
+                f'The section "At equal budgets" compares them at equal {unit}.'
             )
     sampled = {run.record["config"]["trainer"].get("eval_batches") for run in study.runs} - {None}
     if sampled:
         batches = listed([count(n, "batch", "batches") for n in sorted(sampled)])
         yield (
-            f"Evaluations before the last are over {batches} of each split, the last is over all of it; so are the "
-            "values at equal budgets."
+            f"The last evaluation of a run uses all of each split; earlier evaluations use {batches} of each split. "
+            "Losses at equal budgets are interpolated between evaluations."
         )
     if len({hardware(run.record) for run in study.runs}) > 1:
-        yield "The runs were made on different hardware: speed and memory do not compare."
+        yield "The runs were made on different hardware, so their speed and memory cannot be compared."
 
 
 def _total(run: StudyRun, unit: str) -> float:

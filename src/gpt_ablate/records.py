@@ -45,6 +45,7 @@ class _Run(_Part):
     fingerprint: str
     config: dict[str, Any]
     axes: dict[str, str]
+    options: dict[str, str] = {}
     overrides: list[str] = []
     data: _Data
     versions: dict[str, str] = {}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .files import lies_with_the_place
-from .registry import UsageError
+from .registry import Problem, UsageError
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -18,6 +18,7 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 def refusals() -> Iterator[None]:
     """Turn a UsageError into its problems on standard error and exit code 2; a full disk and the like into 1."""
     try:
+        _working_directory()
         yield
     except UsageError as error:
         refuse(error)
@@ -27,6 +28,15 @@ def refusals() -> Iterator[None]:
             raise
         say(place_told(error))
         sys.exit(1)
+
+
+def _working_directory() -> None:
+    """Raise UsageError if it was removed: relative paths mean nothing, and libraries ask for it."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        where = os.environ.get("PWD", "")
+        raise UsageError([Problem("working directory", where, f"a folder that is there ({error.strerror})")]) from error
 
 
 def refuse(error: UsageError) -> None:
@@ -50,4 +60,4 @@ def visible(text: str) -> str:
 
 def place_told(error: OSError) -> str:
     """What the system said of which file."""
-    return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else str(error.strerror)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror or str(error)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
+_LONGEST = 500
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Problem:
 
     def __str__(self) -> str:
         hint = f" Did you mean {self.closest!r}?" if self.closest else ""
-        return f"{self.key} = {self.value!r}: {self.allowed}.{hint}"
+        value = repr(self.value)
+        if len(value) > _LONGEST:
+            value = f"{value[:_LONGEST]}... ({len(value):,} characters)"
+        return f"{self.key} = {value}: {self.allowed}.{hint}"
 
 
 class UsageError(ValueError):
@@ -85,6 +90,24 @@ class Registry(Generic[Builder]):
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
 
+    def every_parameter(self) -> list[str]:
+        """The parameters that any variant takes."""
+        return sorted({parameter for name in self.builders for parameter in self._readable(name)})
+
+    def takes(self, name: str, parameter: str) -> bool:
+        """Whether a variant takes this parameter."""
+        return parameter in self._readable(name)
+
+    def _readable(self, name: str) -> Iterable[str]:
+        try:
+            return self.parameters(name)
+        except (NameError, TypeError, ValueError):  # `check` tells of it where the variant is chosen
+            return ()
+
+    def takers(self, parameter: str) -> list[str]:
+        """The variants that take this parameter, as overrides: ["schedule=cosine", "schedule=warmup"]."""
+        return [f"{self.key}={name}" for name in sorted(self.builders) if self.takes(name, parameter)]
+
     def check(self, node: Mapping[str, Any]) -> list[Problem]:
         """Everything that would keep `build(node)` from working."""
         name = node.get("name")
@@ -104,7 +127,8 @@ class Registry(Generic[Builder]):
                 continue
             where = f"{self.key}.{key}"
             if key not in accepted:
-                allowed = f"{self.key}={name} takes no such parameter (accepted: {listed})"
+                of_others = f"; a parameter of {', '.join(takers)}" if (takers := self.takers(key)) else ""
+                allowed = f"{self.key}={name} takes no such parameter (accepted: {listed}{of_others})"
                 problems.append(Problem(where, value, allowed, closest(key, accepted)))
             elif message := _mistyped(accepted[key], value):
                 problems.append(Problem(where, value, message))
@@ -135,11 +159,12 @@ def _mistyped(expected: Any, value: Any) -> str | None:
     return None
 
 
-def axis_names() -> list[str]:
+@functools.cache
+def axis_names() -> tuple[str, ...]:
     """The axes: one per file in `gpt_ablate/axes/`, found without importing any."""
     import gpt_ablate.axes
 
-    return sorted(module.name for module in pkgutil.iter_modules(gpt_ablate.axes.__path__))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(gpt_ablate.axes.__path__)))
 
 
 def load(plugins: Iterable[str] = ()) -> None:

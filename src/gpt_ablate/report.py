@@ -1,4 +1,4 @@
-"""What a study found: `python -m gpt_ablate.report outputs/<study>`, from the files of its runs alone."""
+"""Write the report of a study from the files of its runs: `python -m gpt_ablate.report outputs/<study>`."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ from typing import Any
 
 from rich.console import Console
 
-from . import analysis, board, controls, pages, plots, results, study
+from . import analysis, board, controls, pages, plots, results, streams, study
 from .drawing import render
-from .files import foreign_links, unusable, write_bytes
+from .files import misplaced, unusable, write_bytes
 from .refusal import refusals, say, visible
 from .registry import UsageError
 from .study import Study
 
+PAGES = ("results.csv", "report.md", "report.html", "report.json")
 ROWS_ON_TERMINAL = 40
-"""Of more runs, the terminal shows those that are not done; results.csv has all."""
+"""If there are more runs, the terminal shows only those that are not done; results.csv has all."""
 
 
+@streams.outlive(needed=True)
 def main() -> None:
     """The command: the answer and a table on the terminal; pages, figures and results.csv beside the runs."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.report", description=__doc__)
     parser.add_argument("study", type=Path, help="a folder that holds runs")
     parser.add_argument("--to", type=Path, help="where to write (default: the study's folder)")
-    parser.add_argument("--allow-missing", action="store_true", help="compare the pairs there are, where some lack")
+    parser.add_argument("--allow-missing", action="store_true", help="compare the complete pairs if runs are missing")
     parser.add_argument(
         "--noise-floor",
         type=Path,
         metavar="STUDY",
-        help="an A/A control, drawn beside the effects (default: aa_control-<model> beside the study)",
+        help="an A/A control to compare the effects with (default: aa_control-<model> next to the study's folder)",
     )
     args = parser.parse_args()
     with refusals():
         write(
             args.study,
             args.to or args.study,
-            Console(),
+            streams.console(),
             allow_missing=args.allow_missing,
             noise_floor=args.noise_floor,
         )
@@ -60,24 +62,30 @@ def write(
     Everything is made before the first file is written, and each file appears whole. Raises UsageError if no run
     is finished, or if the runs cannot be compared (see `study.read` and `analysis.analyse`).
     """
-    if links := foreign_links(target / "figures", target / board.FOLDER):
-        raise UsageError(links)
     if problem := unusable(target):
         raise UsageError([problem])
     runs = study.read(path)
+    if taken := [*misplaced(files=_places(target), folders=[target / "figures"]), *board.taken(target, runs)]:
+        raise UsageError(taken)
     noise = study.read(noise_floor) if noise_floor else controls.find_noise_floor(runs, say)
     found = analysis.analyse(runs, allow_missing, noise)
     plates = plots.plates(found, runs)
     files, figures = _files(found, runs, plates)
-    for stale in {f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")} - files.keys():
-        (target / stale).unlink(missing_ok=True)
+    for stale in set(_places(target)) - {target / name for name in files}:
+        stale.unlink(missing_ok=True)
     for name, content in files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target / name, content)
     if target.absolute() == path.absolute():
         answer = "\n\n".join(pages.escape_markdown(sentence) for sentence in found["answer"])
-        board.write(path / board.FOLDER, runs, answer, figures)
+        board.write(path, runs, answer, figures)
     _show(found, runs, target, console, not_started)
+
+
+def _places(target: Path) -> list[Path]:
+    """Every file that a report may consist of, TensorBoard's apart."""
+    figures = [f"figures/{name}.{kind}" for name in plots.NAMES for kind in ("svg", "png")]
+    return [target / name for name in (*figures, *PAGES)]
 
 
 def _files(
@@ -110,14 +118,15 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _show(report: Mapping[str, Any], runs: Study, target: Path, console: Console, not_started: int) -> None:
-    """The answer first, then what a reader must know of it, the table, and where the report is."""
+    """Print the answer, the warnings, the table of runs, and the path of the report."""
     console.print()
     for sentence in [*report["answer"], *pages.warnings(report)]:
         console.print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
     shown, notes = list(runs.runs), []
     if len(shown) > ROWS_ON_TERMINAL:
         shown = [run for run in shown if run.status != "done"]
-        notes.append(f"{len(runs.runs) - len(shown)} runs are done: {results.shown(target / 'results.csv')}")
+        done = len(runs.runs) - len(shown)
+        notes.append(f"{done} more runs are done; all runs: {results.shown(target / 'results.csv')}")
     notes.append(f"Report: {results.shown(target / 'report.html')} (also report.md, report.json)")
     results.print_summary([run.directory for run in shown], runs.path, console, not_started, notes)
 

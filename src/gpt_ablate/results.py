@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .levels import level_of
 from .refusal import visible
 from .runs import RunDirectory
 
@@ -40,10 +41,10 @@ def row(record: Mapping[str, Any], result: Mapping[str, Any] | None, status: str
     final = result["final"] if status == "done" else {}  # a run that diverged has no final loss
     best = result.get("best", {}).get("eval/val_loss") or {}
     return {
-        **record["axes"],
+        **{axis: level_of(record, axis) for axis in record["axes"]},
         "seed": config["seed"],
         "status": status,
-        "model": config["model"]["name"],
+        "model": level_of(record, "model"),
         "dropout": config["model"]["dropout"],
         "lr": config["optimizer"]["lr"],
         "steps": result.get("step"),
@@ -93,8 +94,6 @@ def print_summary(
             _number(each["peak_rss_bytes"], ".2f", 1e9, " GB"),
             _number(each["wall_time"], ".0f", 1, " s"),
         )
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a log is not cut to the width of a screen
     console.print()
     console.print(table)
     console.print()
@@ -106,8 +105,9 @@ def print_summary(
 def _legend(rows: list[dict[str, Any]]) -> Iterable[str]:
     if rows:
         entropies = sorted({f"{each['unigram_entropy']:.3f}" for each in rows})
-        yield "Losses in nats per token; train: mean of the last epoch's batches, eval: whole splits, no dropout."
-        yield f"A model of token frequencies alone has {' or '.join(entropies)}: the training split's unigram entropy."
+        yield "Losses are in nats per token. train: mean over the batches of the last epoch."
+        yield "eval: whole split, without dropout."
+        yield f"The loss of the token frequencies alone (unigram entropy, training split): {' or '.join(entropies)}."
 
 
 def _places(root: Path) -> Iterable[str]:

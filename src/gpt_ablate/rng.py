@@ -9,6 +9,8 @@ A stream per epoch or step, instead of one that runs on, leaves no generator sta
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,3 +24,11 @@ def stream(root: int | str, name: str) -> int:
 def generator(root: int | str, name: str) -> torch.Generator:
     """A CPU generator at the start of the stream (the CPU's, so that every device starts alike)."""
     return torch.Generator().manual_seed(stream(root, name))
+
+
+@contextmanager
+def seeded(root: int | str, name: str) -> Iterator[None]:
+    """Have torch's own draws on the CPU come from the stream; its state is put back at the end."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(root, name))
+        yield

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from . import __version__, records
 from .config import Config, comparable
-from .files import foreign_links, read_lines, unusable, without_home, write_json
+from .files import misplaced, read_lines, unusable, without_home, write_json
 from .registry import Problem, UsageError
 
 STUDY_FILE = "study.json"
@@ -67,7 +67,7 @@ class RunDirectory:
 
     def finished(self) -> bool:
         """Whether the run came to its end (diverging is an end too)."""
-        return self.result_file.exists()
+        return os.path.lexists(self.result_file)
 
     def record(self) -> dict[str, Any]:
         """run.json. Raises UsageError if it is missing or damaged."""
@@ -108,7 +108,7 @@ class RunDirectory:
 
     def busy(self) -> bool:
         """Whether a process holds the lock now."""
-        if not (self.path / _LOCK).exists():
+        if not (self.path / _LOCK).exists() or misplaced(files=[self.path / _LOCK]):
             return False
         try:
             with FileLock(self.path / _LOCK, timeout=0):
@@ -119,16 +119,23 @@ class RunDirectory:
     def _taken(self) -> Problem:
         return Problem("run directory", str(self.path), "a run that no other process is training now")
 
-    def check(self, fingerprint: str, config: Config) -> None:
-        """Raise UsageError if something else than this run lives here."""
-        where = str(self.path)
+    def check_place(self) -> None:
+        """Raise UsageError if nothing can be written here, or what is here is no file or folder of a run's own."""
         if problem := unusable(self.path):
             raise UsageError([problem])
-        below = (entry for place in (self.path, self.checkpoints) for entry in place.glob("*"))
-        if links := foreign_links(self.path, *below):
-            raise UsageError(links)
+        hydra = self.path / ".hydra"
+        kept = (_LOCK, "run.json", "metrics.jsonl", "samples.jsonl", "result.json")
+        files = [*(self.path / name for name in kept), *self.path.glob("events.out.*"), *hydra.glob("*.yaml")]
+        saved = [*self.checkpoints.glob("step_*"), *(self.checkpoints / name for name in ("final", "best"))]
+        folders = [self.path, hydra, self.checkpoints, *saved]
+        if taken := misplaced(files=files, folders=folders):
+            raise UsageError(taken)
         if self.busy():
             raise UsageError([self._taken()])
+
+    def check(self, fingerprint: str, config: Config, stored_sha256: str | None = None) -> None:
+        """Raise UsageError if something else than this run lives here; `stored_sha256` as in Corpus."""
+        where = str(self.path)
         if not self.run_file.exists():
             if self.metrics_file.exists() or self.result_file.exists():
                 raise UsageError([Problem("run directory", where, "holds a run without its run.json; move it away")])
@@ -138,6 +145,8 @@ class RunDirectory:
         there = self.record()
         if there["fingerprint"] != fingerprint:
             changes = _differences(comparable(there["config"]), comparable(config.record()))
+            if not changes and there["data"]["sha256"] == stored_sha256:
+                changes = ["it was trained on this text with its byte order mark or carriage returns"]
             listed = "; ".join(changes) or "the text or the tokenizer is another"
             allowed = f"already holds a run of another config ({listed}). Choose another study=NAME"
             raise UsageError([Problem("run directory", where, allowed)])
@@ -157,7 +166,7 @@ def find(root: Path) -> Iterator[RunDirectory]:
     found = []
     for folder, below, files in os.walk(root):
         below[:] = [name for name in below if name != "checkpoint"]
-        if "run.json" in files:
+        if "run.json" in files or "run.json" in below:
             found.append(Path(folder, "run.json"))
     for run_file in sorted(found):
         yield RunDirectory(run_file.parent)
@@ -171,9 +180,7 @@ def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overri
         "start": now(),
         "end": None,
         "fingerprint": fingerprint,
-        "config": config.record(),
-        "axes": {axis: variant.name for axis, variant in config.axes.items()},
-        "overrides": overrides,
+        **described(config, overrides),
         "data": dict(data),
         "versions": versions(),
         "hardware": hardware(),
@@ -182,6 +189,16 @@ def new_record(config: Config, fingerprint: str, data: Mapping[str, Any], overri
         "error": None,
     }
     return without_home(record)
+
+
+def described(config: Config, overrides: list[str]) -> dict[str, Any]:
+    """What a run is, as its run.json has it, before anything has come of it."""
+    return {
+        "config": config.record(),
+        "axes": {axis: config.options[axis] for axis in config.axes},
+        "options": config.options,
+        "overrides": overrides,
+    }
 
 
 def now() -> str:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gpt_ablate import streams
 from gpt_ablate.config import SamplingConfig
 from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import RunDirectory
+from gpt_ablate.texts import universal
 
 
+@streams.outlive(needed=True)
 def main() -> None:
     """The command: samples on standard output as they are drawn, notes on standard error."""
     try:
@@ -70,7 +73,7 @@ def _settings(args: argparse.Namespace, own: dict[str, object]) -> SamplingConfi
     """The run's sampling settings with those of the command line in their place."""
     given = {key: getattr(args, key) for key in SamplingConfig.model_fields if getattr(args, key) is not None}
     problems = []
-    if given.get("prompt") == "":
+    if universal(given.get("prompt", "x")) == "":
         problems.append(Problem("--prompt", "", "at least one character: the model continues a text"))
     for key in ("num_samples", "seed"):
         if getattr(args, key) < (1 if key == "num_samples" else 0):

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 LEAST_FOR_BCA = 30
 """Below, a BCa bootstrap interval covers too little (benchmarks/coverage.md)."""
 _RESAMPLES = 9_999
-_MOST_PAIRS = 1_000_000
+MOST_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Effect:
     levels: tuple[str, ...]
     references: tuple[str, ...]
     contrasts: dict[int, float]
+    unpaired_variance: float
+    """Of a contrast of independent runs: the sum of w^2 Var over its cells with weights w; NaN for one seed."""
 
     @property
     def difference(self) -> Difference:
@@ -133,12 +136,16 @@ def power(n: int, difference: float, sd: float, alpha: float = 0.05) -> float:
 
 def detectable(n: int, sd: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
     """The least difference that n pairs show with probability `power`; None for fewer than two pairs."""
-    if n < 2:
-        return None
+    return None if n < 2 else sd * _detectable(n, power, alpha)
+
+
+@cache
+def _detectable(n: int, power: float, alpha: float) -> float:
+    """In standard deviations; the same for all comparisons of a family that have so many pairs."""
     high = 1.0
     while _power(n, high, alpha) < power:
         high *= 2
-    return sd * float(brentq(lambda effect: _power(n, effect, alpha) - power, 0.0, high))
+    return float(brentq(lambda effect: _power(n, effect, alpha) - power, 0.0, high))
 
 
 def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float = 0.05) -> int:
@@ -156,8 +163,8 @@ def pairs_needed(difference: float, sd: float, power: float = 0.8, alpha: float 
     low, high = 1, 2
     while _power(high, effect, alpha) < power:
         low, high = high, 2 * high
-        if high > _MOST_PAIRS:
-            return _MOST_PAIRS
+        if high > MOST_PAIRS:
+            return MOST_PAIRS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _power(middle, effect, alpha) >= power else (middle, high)
@@ -220,13 +227,16 @@ def factorial_effects(
     if not seeds:
         raise ValueError("no seed has every cell")
     table = np.array([[losses[cell][seed] for cell in cells] for seed in seeds]).reshape(len(seeds), *shape)
+    variances = table.var(axis=0, ddof=1) if len(seeds) > 1 else np.full(shape, math.nan)
     effects = []
     for order in (1, 2):
         for chosen in itertools.combinations(range(len(names)), order):
             others = tuple(axis + 1 for axis in range(len(names)) if axis not in chosen)
-            means = table.mean(axis=others)
+            means = dict(zip(seeds, table.mean(axis=others), strict=True))
+            averaged = math.prod(table.shape[axis] for axis in others)
+            of_means = variances.mean(axis=tuple(axis - 1 for axis in others)) / averaged
             for levels in itertools.product(*(range(1, shape[axis]) for axis in chosen)):
-                effects.append(_effect(names, factors, chosen, levels, dict(zip(seeds, means, strict=True))))
+                effects.append(_effect(names, factors, chosen, levels, means, of_means))
     return effects
 
 
@@ -236,19 +246,22 @@ def _effect(
     chosen: tuple[int, ...],
     levels: tuple[int, ...],
     means: Mapping[int, Floats],
+    variances: Floats,
 ) -> Effect:
-    """The contrast of `levels` with the references; `means` of a seed has an axis for each chosen factor."""
-    contrasts = dict.fromkeys(means, 0.0)
+    """The contrast of `levels` with the references; `means` of a seed and `variances` have an axis for each factor."""
+    contrasts, unpaired = dict.fromkeys(means, 0.0), 0.0
     for taken in itertools.product((False, True), repeat=len(levels)):
         index = tuple(level if take else 0 for level, take in zip(levels, taken, strict=True))
         for seed, of_seed in means.items():
             contrasts[seed] += (-1) ** taken.count(False) * float(of_seed[index])
+        unpaired += float(variances[index])
     chosen_names = tuple(names[axis] for axis in chosen)
     return Effect(
         chosen_names,
         tuple(factors[name][level] for name, level in zip(chosen_names, levels, strict=True)),
         tuple(factors[name][0] for name in chosen_names),
         contrasts,
+        unpaired,
     )
 
 

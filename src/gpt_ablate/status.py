@@ -5,25 +5,38 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gpt_ablate import results
-from gpt_ablate.files import object_in
+from gpt_ablate import results, streams
+from gpt_ablate.files import misplaced, object_in
 from gpt_ablate.records import read_plan
 from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import STUDY_FILE, RunDirectory, find
+from gpt_ablate.texts import universal_bytes
 
 _SECONDS_BETWEEN_LOOKS = 2
 _TAIL_BYTES = 1 << 14
 _UNFINISHED = ("running", "waiting", "interrupted")
+_FIRST = ("running", "interrupted", "failed", "diverged", "waiting", "done")
+"""Which runs a screen shows where it has not room for all."""
+_MOST_ROWS = 1000
+"""Rows of a table on a terminal at its end: more would only scroll by."""
+_LINES_BESIDE = 5
+"""Lines of a screen that the title of the table, its caption and the prompt may take."""
+_WIDEST = 100
+"""Columns of a line that a name or an error is given room for; a longer one moves what comes after it."""
+_TITLES = ("run", "status", "step", "train loss", "tokens/s", "left")
 
 
 @dataclass(frozen=True)
@@ -40,31 +53,46 @@ class Standing:
     error: str | None = None
 
 
+@streams.outlive(needed=True)
 def main() -> None:
-    """The command: a table that follows the runs until none goes on; once, where the output is no terminal."""
+    """The command: a table that follows the runs until none goes on; into a file or a pipe a line for each run."""
     parser = argparse.ArgumentParser(prog="python -m gpt_ablate.status", description=__doc__)
     parser.add_argument("study", type=Path, help="a folder that holds runs")
     args = parser.parse_args()
-    console = Console()
+    console = streams.console()
     with refusals():
         standings = look(args.study)
-        if not console.is_terminal:
-            console.width = max(console.width, 160)
-            console.print(table(standings))
-            return
-        try:
-            with Live(table(standings), console=console, auto_refresh=False) as live:
-                while any(standing.status == "running" for standing in standings):
+        if console.is_terminal:
+            _follow(args.study, standings, console)
+        else:
+            print("\n".join([*aligned(standings), _caption(standings)]))
+
+
+def _follow(study: Path, standings: list[Standing], console: Console) -> None:
+    """As much as the screen holds while a run goes on; Ctrl-C ends it."""
+
+    def fitting() -> Table:
+        return table(standings, max(1, console.height - _LINES_BESIDE))
+
+    try:
+        if _goes_on(standings):
+            with Live(fitting(), console=console, auto_refresh=False, transient=True) as live:
+                while _goes_on(standings):
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
-                    standings = look(args.study)
-                    live.update(table(standings), refresh=True)
-        except KeyboardInterrupt:
-            pass
+                    standings = look(study)
+                    live.update(fitting(), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    console.print(table(standings, _MOST_ROWS))
+
+
+def _goes_on(standings: list[Standing]) -> bool:
+    return any(standing.status == "running" for standing in standings)
 
 
 def look(study: Path) -> list[Standing]:
     """Every run of the study, planned ones among them, by name. Raises UsageError if there is none."""
-    plan = read_plan(study / STUDY_FILE)["runs"] if (study / STUDY_FILE).exists() else []
+    plan = read_plan(study / STUDY_FILE)["runs"] if os.path.lexists(study / STUDY_FILE) else []
     found = {os.path.relpath(run.path, study): run for run in find(study)}
     names = sorted({*found, *(run["path"] for run in plan)})
     if not names:
@@ -75,7 +103,8 @@ def look(study: Path) -> list[Standing]:
 def _standing(name: str, run: RunDirectory | None) -> Standing:
     if run is None:
         return Standing(name, "waiting", None, None, {}, None, None)
-    status, record = results.status(run), run.record()
+    record = run.record()
+    status = results.standing(record, run.result())
     if status == "running" and not run.busy():
         status = "interrupted"
     line = _last_line(run.metrics_file)
@@ -89,32 +118,57 @@ def _standing(name: str, run: RunDirectory | None) -> Standing:
 
 def _last_line(metrics: Path) -> dict[str, Any]:
     """The last whole line of metrics.jsonl, read from its end; empty where there is none."""
-    if not metrics.is_file():
+    if not os.path.lexists(metrics):
         return {}
+    if taken := misplaced(files=[metrics]):
+        raise UsageError(taken)
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
-        whole = file.read().rpartition(b"\n")[0]
+        whole = universal_bytes(file.read()).rpartition(b"\n")[0]
     last = whole.rpartition(b"\n")[2]
     return object_in(last, str(metrics)) if last else {}
 
 
-def table(standings: list[Standing]) -> Table:
-    """The runs as a table, how many are finished and when the rest may be, below it."""
-    shown = Table(box=None, pad_edge=False, header_style="bold", caption=_caption(standings), caption_justify="left")
-    for title in ("run", "status", "step", "train loss", "tokens/s", "left"):
+def table(standings: list[Standing], most: int) -> Table:
+    """At most so many of the runs as a table for a screen; below it what is left out, and when all may be finished."""
+    kept = set(sorted(range(len(standings)), key=lambda i: _FIRST.index(standings[i].status))[:most])
+    left_out = [each for i, each in enumerate(standings) if i not in kept]
+    lines = [*([f"not shown: {_counts(left_out)}"] if left_out else []), _caption(standings)]
+    shown = Table(box=None, pad_edge=False, header_style="bold", caption="\n".join(lines), caption_justify="left")
+    for title in _TITLES:
         named = title in ("run", "status")
         shown.add_column(title, justify="left" if named else "right", overflow="fold", no_wrap=not named)
-    for standing in standings:
-        line = standing.line
-        shown.add_row(
-            Text(visible(standing.name)),
-            Text(f"{standing.status}: {visible(standing.error)}" if standing.error else standing.status),
-            "" if standing.step is None else f"{standing.step}/{standing.steps or '?'}",
-            f"{line['train/loss']:.4f}" if "train/loss" in line else "",
-            f"{line['tokens_per_second']:,.0f}" if "tokens_per_second" in line else "",
-            _duration(standing.remaining),
-        )
+    for i in sorted(kept):
+        shown.add_row(*map(Text, _row(standings[i])))
     return shown
+
+
+def aligned(standings: list[Standing]) -> Iterator[str]:
+    """The titles and every run, a line each however long, in columns: for files and pipes."""
+    rows = [_TITLES, *map(_row, standings)]
+    widths = [min(_WIDEST, max(map(cell_len, column))) for column in zip(*rows, strict=True)]
+    for row in rows:
+        gaps = [" " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True)]
+        padded = [text + gap if i < 2 else gap + text for i, (text, gap) in enumerate(zip(row, gaps, strict=True))]
+        yield "  ".join(padded).rstrip()
+
+
+def _row(standing: Standing) -> tuple[str, ...]:
+    line = standing.line
+    return (
+        visible(standing.name).replace("\n", "\\n"),
+        f"{standing.status}: {visible(standing.error)}" if standing.error else standing.status,
+        "" if standing.step is None else f"{standing.step}/{standing.steps or '?'}",
+        f"{line['train/loss']:.4f}" if "train/loss" in line else "",
+        f"{line['tokens_per_second']:,.0f}" if "tokens_per_second" in line else "",
+        _duration(standing.remaining),
+    )
+
+
+def _counts(standings: list[Standing]) -> str:
+    """ "18,000 waiting, 12 done"."""
+    counted = Counter(each.status for each in standings)
+    return ", ".join(f"{counted[status]:,} {status}" for status in _FIRST if status in counted)
 
 
 def _caption(standings: list[Standing]) -> str:

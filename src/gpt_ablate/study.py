@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 from . import curves, fairness, results
 from .config import ReportConfig
 from .curves import Curve
-from .levels import as_text, cell_name, factors_of, keys_of, label, level_of, nearest_cell, place_of
+from .levels import cell_name, factors_of, keys_of, label, level_of, nearest_cell, place_of, planned_level
 from .records import read_plan
 from .registry import Problem, UsageError
 from .runs import STUDY_FILE, RunDirectory, find
@@ -81,11 +82,16 @@ class Study:
                 gathered[run.cell].append(run)
         return gathered
 
-    @property
+    @cached_property
     def known(self) -> list[StudyRun | AbsentRun]:
         """Every run that is there or was planned, repeats apart."""
         every: list[StudyRun | AbsentRun] = [*self.runs, *self.absent]
         return [run for run in every if run.repeat == 0]
+
+    @cached_property
+    def next_seed(self) -> int:
+        """The first seed above all that are there or were planned."""
+        return 1 + max(run.seed for run in self.known)
 
     @property
     def within_keys(self) -> list[str]:
@@ -122,7 +128,7 @@ def read(path: Path) -> Study:
     if not directories:
         raise UsageError([Problem("study", str(path), "a folder that holds runs")])
     records = [directory.record() for directory in directories]
-    plan = read_plan(path / STUDY_FILE) if (path / STUDY_FILE).exists() else None
+    plan = read_plan(path / STUDY_FILE) if os.path.lexists(path / STUDY_FILE) else None
     keys = keys_of(records)
     runs = [_run(path, directory, record, keys) for directory, record in zip(directories, records, strict=True)]
     _refuse_twins(runs)
@@ -198,12 +204,14 @@ def _refuse_twins(runs: Iterable[StudyRun]) -> None:
 def _absent(plan: Mapping[str, Any] | None, runs: Sequence[StudyRun], keys: Sequence[str]) -> list[AbsentRun]:
     """The planned runs that are neither in their place nor, by fingerprint, in another."""
     there = {run.name for run in runs} | {(run.record["fingerprint"], run.repeat) for run in runs}
-    absent = []
+    absent, records = [], [run.record for run in runs]
     for planned in plan["runs"] if plan else []:
         recorded, repeat = planned["levels"], int(planned["levels"].get("repeat", 0))
         if planned["path"] in there or (planned["fingerprint"], repeat) in there:
             continue
-        levels = {key: as_text(recorded[key]) if key in recorded else _unswept(runs, key) for key in keys}
+        levels = {
+            key: planned_level(records, key, recorded[key]) if key in recorded else _unswept(runs, key) for key in keys
+        }
         cell = cell_name(levels, runs[0].record["axes"])
         absent.append(AbsentRun(planned["path"], cell, levels, planned["seed"], repeat))
     return absent

@@ -1,4 +1,4 @@
-"""The cells of a study in numbers: means and spreads, at the end, at equal budgets, at each arm's best setting."""
+"""The cells of a study in numbers: means and standard deviations, at the end, at equal budgets, at best settings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from . import curves, metrics, results, stats
-from .comparisons import candidates, settings
+from . import curves, metrics, results, stats, wording
+from .comparisons import candidates, cells_of_arms, settings
 from .levels import label
 from .metrics import METRICS, Metric
 from .study import Study, StudyRun
@@ -31,7 +31,7 @@ _COLUMNS = {
 
 
 def cells(study: Study) -> list[dict[str, Any]]:
-    """One entry for each cell, the baseline first; `n` says how many runs a mean is over."""
+    """One entry for each cell, the baseline first; `n` is the number of runs that a mean is over."""
     absent = Counter(run.cell for run in study.absent if run.repeat == 0)
     return [_cell(study, cell, runs, absent[cell]) for cell, runs in study.cells().items()]
 
@@ -58,10 +58,35 @@ def _summary(values: Iterable[float | None]) -> dict[str, Any]:
     return asdict(stats.summarise([value for value in values if value is not None]))
 
 
-def budgets(study: Study, metric: Metric) -> list[dict[str, Any]]:
-    """The metric's curve at equal tokens, FLOPs and seconds of training: the most that every finished run has spent.
+def unigram_check(study: Study, metric: Metric) -> dict[str, Any] | None:
+    """For each arm, how many runs end with a loss that is not below the unigram entropy of the training split.
 
-    A metric that is the end of no curve is replaced by eval/train_loss. Between two evaluations the curve is linear.
+    Such a model has learned token frequencies at most. The runs are those that stand for the arm in comparisons: of
+    an arm with tuned settings, those at its best setting. None for a metric that is no loss. Arms without a run that
+    has the metric, or without a known entropy in its unit, are left out.
+    """
+    if metric.split is None:
+        return None
+    runs = {(run.cell, run.seed): run for of_cell in study.cells().values() for run in of_cell}
+    arms = []
+    for arm, cells in cells_of_arms(study, metric).items():
+        known = []
+        for seed, cell in cells.items():
+            loss, entropy = metric.of(runs[cell, seed]), metric.unigram_entropy(runs[cell, seed])
+            if loss is not None and entropy is not None:
+                known.append((loss, entropy))
+        if known:
+            name = label(dict(arm)) or ("all" if study.tuned_keys else study.label(study.baseline))
+            not_below = sum(loss >= entropy for loss, entropy in known)
+            arms.append({"label": name, "runs": len(known), "not_below": not_below, "unigram_entropy": known[0][1]})
+    return {"metric": metric.key, "arms": arms, "sentence": wording.token_frequencies_only(metric, arms)}
+
+
+def budgets(study: Study, metric: Metric) -> list[dict[str, Any]]:
+    """The metric at equal tokens, FLOPs and seconds of training; each budget is the largest that all runs reached.
+
+    The curve of the metric is interpolated linearly between evaluations. A metric without a curve is replaced by
+    eval/train_loss.
     """
     shown = metric if metric.curve else METRICS["eval/train_loss"]
     assert shown.curve is not None
@@ -78,7 +103,7 @@ def budgets(study: Study, metric: Metric) -> list[dict[str, Any]]:
 
 
 def spent(run: StudyRun, steps: npt.NDArray[np.int64], unit: str) -> Floats:
-    """What a finished run had spent after each of `steps`, shape (steps,): tokens, FLOPs or seconds of training."""
+    """What a finished run had used after each of `steps`, shape (steps,): tokens, FLOPs or seconds of training."""
     assert run.result is not None
     if unit == "seconds":
         seconds = run.curves["seconds"]
@@ -97,11 +122,11 @@ def _at(run: StudyRun, metric: Metric, unit: str, budget: float) -> float | None
 
 
 def tuned_settings(study: Study, metric: Metric) -> list[dict[str, Any]] | None:
-    """For each arm how many settings were tried, the one with the best mean, and what a wrong learning rate costs.
+    """For each arm the number of settings tried, the setting with the best mean, and the learning-rate sensitivity.
 
-    None where the study tunes nothing. A setting with a run that diverged counts as tried and cannot be the best. The
-    learning-rate sensitivity is that of Wortsman et al. 2023, section 2, at the best of the other tuned keys for each
-    rate; None without a tuned learning rate and for metrics that are not losses.
+    None where the study tunes nothing. A setting with a diverged run counts as tried but cannot be the best. The
+    sensitivity follows Wortsman et al. 2023, section 2; for each learning rate it takes the best of the other tuned
+    keys. It is None without a tuned learning rate and for metrics that are not losses.
     """
     if not study.tuned_keys:
         return None
@@ -129,7 +154,7 @@ def _mean(runs: list[StudyRun], metric: Metric) -> float | None:
 
 
 def _sensitivity(runs: list[StudyRun], metric: Metric) -> float | None:
-    """A run that diverged counts with the loss it started from, as the definition's cap has it."""
+    """A diverged run counts with its initial loss: the definition limits losses to that."""
     ended = [run for run in runs if run.result is not None and metric.curve in run.curves]
     if metric.curve is None or not ended or "optimizer.lr" not in ended[0].levels:
         return None

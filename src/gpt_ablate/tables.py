@@ -1,4 +1,4 @@
-"""The tables of a report, as text that HTML, Markdown and the terminal share, and how numbers are written."""
+"""The tables of a report as text, shared by HTML and Markdown, and the formats of numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .levels import label
 
 NONE = "–"
 Cell = tuple[str, str]
-"""What is read first, and what qualifies it (may be empty)."""
+"""The main text of a table cell, and a smaller text below it (may be empty)."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first `headers` columns name the row, the others are numbers unless in `words`."""
+    """A table with a caption. The first `headers` columns name the row; those in `words` are text, others numbers."""
 
     caption: str
     columns: list[str]
@@ -32,7 +32,7 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float | None, interval: Sequence[float] | None, scale: str) -> str:
-    """A difference with its sign, to two digits of its interval's half width; a ratio in per cent."""
+    """A difference with its sign, rounded to two digits of half its interval; a ratio in per cent."""
     if value is None:
         return NONE
     unit = 100 if scale == "ratio" else 1
@@ -59,7 +59,7 @@ def tally(status: Mapping[str, int]) -> str:
 
 
 def comparisons(report: Mapping[str, Any], kinds: Iterable[str], caption: str) -> Table | None:
-    """Every comparison of these kinds, with what it rests on and what could have been seen."""
+    """All comparisons of these kinds: pairs, difference, interval, p-values, verdict, power and effect of pairing."""
     metrics = {metric["key"]: metric for metric in report["metrics"]}
     several = len(metrics) > 1
     rows = []
@@ -71,11 +71,13 @@ def comparisons(report: Mapping[str, Any], kinds: Iterable[str], caption: str) -
     if not rows:
         return None
     columns = ["comparison", *(["metric"] if several else []), "pairs", "difference", "95 % interval", "p"]
-    columns += ["adjusted p", "verdict", "detectable"]
-    words = {len(columns) - 2} | ({1} if several else set())
+    columns += ["adjusted p", "verdict", "detectable", "variance ratio"]
+    words = {columns.index("verdict")} | ({1} if several else set())
     caption += (
-        f" p: paired t test; adjusted: Holm, over this table's comparisons of a metric. Detectable: the least "
-        f"difference that so many pairs show with probability {report['power']:g}."
+        f" p: paired t test. Adjusted p: Holm's method over all comparisons of the same kind and metric. Detectable: "
+        f"the smallest difference that the test detects with power {report['power']:g}. Variance ratio: the variance "
+        "of the paired differences divided by the variance that unpaired runs would give; below 1, pairing by seed "
+        "made the comparison more precise."
     )
     return Table(caption, columns, rows, words=frozenset(words))
 
@@ -95,7 +97,14 @@ def _comparison(each: Mapping[str, Any], scale: str) -> list[Cell]:
         (p_value(each["p_holm"]), ""),
         (each["verdict"], ""),
         (detectable, ""),
+        (_variance_ratio(each["variance_ratio"]), ""),
     ]
+
+
+def _variance_ratio(ratio: float | None) -> str:
+    if ratio is None:
+        return NONE
+    return "< 0.01" if 0 < ratio < 0.005 else f"{ratio:.2f}"
 
 
 def _interval(ends: Sequence[float] | None, width: Sequence[float] | None, scale: str) -> str:
@@ -103,7 +112,7 @@ def _interval(ends: Sequence[float] | None, width: Sequence[float] | None, scale
 
 
 def cells(report: Mapping[str, Any]) -> Table:
-    """Every cell: its size and speed, its losses, and how it differs from the baseline in the declared metric."""
+    """All cells: size, speed, losses, and the difference from the baseline in the primary metric."""
     primary = report["metric"]
     against = {
         each["label"]: each
@@ -130,9 +139,12 @@ def cells(report: Mapping[str, Any]) -> Table:
             ]
         )
     early = sorted({cell["early_step"] for cell in report["cells"] if cell["early_step"] is not None})
-    caption = "Every cell: mean, and below it the standard deviation and the number of runs. Losses in nats per token"
-    caption += f"; early loss at step {', '.join(map(str, early))}" if early else ""
-    caption += f"; the difference is that of the {primary['name']}, with its 95 % interval."
+    caption = "All cells: means, with standard deviations and, in parentheses, numbers of runs. Losses are in nats per "
+    caption += "token. "
+    if early:
+        steps = ", ".join(map(str, early))
+        caption += f"Early loss: mean training-batch loss from the start to step {steps}. "
+    caption += f"Difference: {primary['name']} minus that of the baseline, with its 95 % confidence interval."
     return Table(caption, columns, rows, words=frozenset({len(columns) - 1}))
 
 
@@ -153,7 +165,7 @@ def _spread(summary: Mapping[str, Any], decimals: int, unit: float = 1, suffix: 
 
 
 def amount(value: float | None) -> str:
-    """A large number with a letter: 1.23 T, 46.1 k."""
+    """A large number with a metric prefix: 1.23 T, 46.1 k."""
     if value is None:
         return NONE
     for size, letter in ((1e18, " E"), (1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
@@ -173,7 +185,7 @@ def budgets(report: Mapping[str, Any]) -> Table | None:
     rows = []
     for i, cell in enumerate(shared[0]["cells"]):
         rows.append([(cell["label"], ""), *(_spread(each["cells"][i], 4) for each in shared)])
-    return Table(f"{name.capitalize()} at equal budgets (mean, standard deviation, runs).", columns, rows)
+    return Table(f"{name.capitalize()} at equal budgets: mean ± standard deviation (number of runs).", columns, rows)
 
 
 def tuned(report: Mapping[str, Any]) -> Table | None:
@@ -185,19 +197,19 @@ def tuned(report: Mapping[str, Any]) -> Table | None:
         best = NONE if arm["best"] is None else label(arm["best"])
         figures = (number(arm["mean"]), number(arm["lr_sensitivity"]))
         rows.append([(each, "") for each in (arm["arm"], str(arm["trials"]), best, *figures)])
-    caption = "Each arm at its best setting. Learning-rate sensitivity (Wortsman et al. 2023): how much is lost, on "
-    caption += "average over the rates, against the best one."
+    caption = "Each arm at its best setting. Learning-rate sensitivity (Wortsman et al. 2023): the mean over the "
+    caption += "learning rates of the loss minus the best loss."
     columns = ["arm", "trials", "best setting", report["metric"]["name"], "sensitivity"]
     return Table(caption, columns, rows, words=frozenset({2}))
 
 
 def repeats(report: Mapping[str, Any]) -> Table | None:
-    """Runs done twice, and whether they came out the same."""
+    """Repeated runs, and whether they are identical to the first ones."""
     if not report["repeats"]:
         return None
     rows = []
     for each in report["repeats"]:
-        outcome = "equal to the bit" if each["equal"] else "differs"
+        outcome = "bit-identical" if each["equal"] else "different"
         first = NONE if each["first_difference"] is None else str(each["first_difference"])
         rows.append([(each["run"], ""), (each["of"], ""), (outcome, ""), (first, "")])
-    return Table("Runs repeated.", ["run", "repeats", "outcome", "first difference"], rows, words=frozenset({1, 2, 3}))
+    return Table("Repeated runs.", ["run", "repeats", "outcome", "first difference"], rows, words=frozenset({1, 2, 3}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from importlib import resources
 
 import numpy as np
@@ -14,6 +15,10 @@ VOCAB_SIZE = 50257
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _END_OF_TEXT = "<|endoftext|>"
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"  # as GPT-2 splits words
+
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what the pattern's \s stands for
+_LONG_RUN = re.compile(rf"(?<![{_SPACE}])[{_SPACE}]{{100000,}}(?=[{_SPACE}][^{_SPACE}])")
+"""White space that the pattern takes as one word, where it is long: tiktoken overflows on a million of it."""
 
 
 @functools.cache
@@ -37,7 +42,12 @@ def gpt2() -> tiktoken.Encoding:
 
 def encode(text: str) -> list[int]:
     """Token ids of `text`; "<|endoftext|>" in it is ordinary text."""
-    return gpt2().encode_ordinary(text)
+    ids: list[int] = []
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        ids += gpt2().encode_ordinary(text[start : run.start()]) + gpt2().encode_ordinary(run[0])
+        start = run.end()
+    return ids + gpt2().encode_ordinary(text[start:])
 
 
 @functools.cache

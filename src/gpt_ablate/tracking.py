@@ -5,18 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from . import hparams
 from .config import Config
 from .files import read_lines, write_text
-from .runs import RunDirectory
+from .runs import RunDirectory, described
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 _TAGS = {
     "lr": "optim/lr",
@@ -30,7 +35,7 @@ _NOT_SCALARS = ("step", "epoch", "tokens", "wall_time")
 class Tracker:
     """The record of one run, and its TensorBoard view, which is made anew from the record on resuming."""
 
-    def __init__(self, directory: RunDirectory, start: str, step: int) -> None:
+    def __init__(self, directory: RunDirectory, config: Config, start: str, step: int) -> None:
         """Open the record at `step`: later lines, from steps that will be taken again, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -38,6 +43,7 @@ class Tracker:
         for events in directory.path.glob("events.out.tfevents.*"):
             events.unlink()
         self._writer = SummaryWriter(str(directory.path))
+        self._tell(hparams.start(described(config, []), self._start))
         self.history = _kept(directory.metrics_file, step)
         samples = _kept(directory.samples_file, step)
         for line in self.history:
@@ -60,18 +66,9 @@ class Tracker:
         _append(self._samples, line)
         self._show_sample(line)
 
-    def hparams(self, config: Config, final: Mapping[str, float]) -> None:
-        """Show what names the cell, with the declared metrics and the validation loss, in the run's own directory."""
-        from torch.utils.tensorboard.summary import hparams
-
-        named = {
-            key: value if isinstance(value, bool | int | float) else str(value)
-            for key, value in config.levels().items()
-        }
-        shown = [key for key in dict.fromkeys([*config.report.metrics, "eval/val_loss"]) if key in final]
-        file_writer = self._writer._get_file_writer()
-        for summary in hparams({**named, "seed": config.seed}, {key: final[key] for key in shown}):
-            file_writer.add_summary(summary)
+    def end(self, done: bool) -> None:
+        """Tell TensorBoard that the run came to its end, and whether as it should."""
+        self._tell(hparams.end(done, time.time()))
 
     def lines(self) -> dict[str, int]:
         """How many lines each file of the record has, all of them on disk."""
@@ -90,6 +87,9 @@ class Tracker:
             os.fsync(file.fileno())
             file.close()
         self._writer.close()
+
+    def _tell(self, summary: Summary) -> None:
+        self._writer._get_file_writer().add_summary(summary)
 
     def _show_metrics(self, line: Mapping[str, Any]) -> None:
         when = self._start + line["wall_time"]

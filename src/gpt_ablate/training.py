@@ -6,6 +6,7 @@ import functools
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,14 +22,11 @@ from .model import GPT, flops_per_token, loss_per_token
 from .optimizer import AdamW
 from .runs import RunDirectory
 from .schedule import schedules
+from .stopping import Interrupted, noted
 from .tracking import ProgressBar, Tracker
 
 CHECKPOINT_SECONDS = 300
 """Least time between two checkpoints where `trainer.checkpoint_every` is null."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user or the system asked the run to stop; it has saved its state."""
 
 
 class Diverged(ArithmeticError):
@@ -67,7 +65,7 @@ class Trainer:
         self.step = saved.step if saved else 0
         self.elapsed_before = saved.wall_time if saved else 0.0
         self.started = self.saved_at = time.perf_counter()
-        self.tracker = Tracker(directory, start, self.step if saved else -1)
+        self.tracker = Tracker(directory, config, start, self.step if saved else -1)
         self.seconds = sum(budget.training_seconds(self.tracker.history, self.tokens_per_step))
         """Of training steps, over all launches."""
         self.flop_rate = devices.flop_rate(self.device, self.settings.dtype)
@@ -92,7 +90,9 @@ class Trainer:
             stack.enter_context(self.tracker)
             name, steps = self.directory.name, self.total_steps
             bar = stack.enter_context(ProgressBar(self.console, name, steps, self.step, epochs))
-            stopping = stack.enter_context(process.signals())
+            received = stack.enter_context(noted())
+            if received:  # while the model was made
+                raise Interrupted(f"stopped before step {self.step + 1}", received[0])
             diverged: Diverged | None = None
             try:
                 if not self.tracker.history:
@@ -101,13 +101,13 @@ class Trainer:
                     line = self._record_step()
                     bar.show(line, "train/epoch_loss" in line)
                     _ = self.flops_per_token  # a model that cannot be counted fails now and not at its end
-                    self._checkpoint_if_due(bool(stopping))
+                    self._checkpoint_if_due(received)
             except Diverged as error:
                 diverged = error
                 self.console.print(f"diverged: {error}", markup=False)
             result = self._result(diverged)
             checkpoint.save_final(self.directory, self.step, self.model)
-            self.tracker.hparams(self.config, result["final"])
+            self.tracker.end(diverged is None)
         return result
 
     def _finished(self) -> bool:
@@ -253,7 +253,7 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bfloat16")
 
-    def _checkpoint_if_due(self, stopping: bool) -> None:
+    def _checkpoint_if_due(self, received: Sequence[int]) -> None:
         """Save where it is time; after a signal, save and leave."""
         if self._finished():
             return
@@ -263,12 +263,12 @@ class Trainer:
             due = late and self.step % self.steps_per_epoch == 0
         else:
             due = every > 0 and self.step % every == 0
-        if due or stopping:
+        if due or received:
             lines, spent = self.tracker.lines(), self.elapsed()
             checkpoint.save(self.directory, self.step, self.model, self.optimizer, lines, spent)
             self.saved_at = time.perf_counter()
-        if stopping:
-            raise Interrupted(f"stopped after step {self.step}; state saved")
+        if received:
+            raise Interrupted(f"stopped after step {self.step}; state saved", received[0])
 
     def _result(self, diverged: Diverged | None) -> dict[str, Any]:
         told = str(diverged) if diverged else None

@@ -1,17 +1,21 @@
-"""Findings in words: numbers with the digits that they can bear, and one sentence for each comparison."""
+"""Findings in words: numbers with a sensible number of digits, and a statement for each comparison."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .comparisons import Comparison
+    from .metrics import Metric
+
+MOST_NAMED = 4
+"""A statement names at most so many cells."""
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, zeros at the end kept: 0.10, 5.30, 1,230, 3.55e13."""
+    """A number with `digits` significant digits; zeros at the end are kept: 0.10, 5.30, 1,230, 3.55e13."""
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
@@ -36,7 +40,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def together(mean: float, interval: tuple[float, float]) -> tuple[str, str, str]:
-    """A mean and its interval with the decimals that half the interval's width gives sense to."""
+    """A mean and the ends of its interval, with as many decimals as half the width of the interval justifies."""
     half = (interval[1] - interval[0]) / 2
     if half == 0:
         return number(mean), number(mean), number(mean)
@@ -44,21 +48,59 @@ def together(mean: float, interval: tuple[float, float]) -> tuple[str, str, str]
     places = -power + (half < 2 * 10**power)  # a first digit of 1 is too coarse alone
     bound = min(abs(bound) for bound in interval)
     while 0 < bound < 0.5 * 10**-places and interval[0] * interval[1] > 0 and places < -power + 3:
-        places += 1  # an interval that leaves out 0 must not seem to touch it
+        places += 1  # an interval that excludes 0 must not look as if it contained 0
     low, middle, high = (_fixed(each, places) for each in (interval[0], mean, interval[1]))
     return middle, low, high
 
 
-def sentence(comparison: Comparison, primary: bool = True) -> str:
-    """What a comparison found, as one sentence that can stand alone."""
+def sentence(comparison: Comparison) -> str:
+    """The finding of a comparison, in words that can stand alone."""
     if comparison.statistics is None:
-        why = "; to choose a best setting on the other seeds takes two" if comparison.kind == "tuned" else ""
-        return f"{_against(comparison)}: nothing can be said, no seed pair is complete{why}."
+        why = " The best setting is chosen on the other seeds, so two or more seeds are needed."
+        return f"{_against(comparison)}: no seed pair is complete, so there is no result." + (
+            why if comparison.kind == "tuned" else ""
+        )
     if comparison.statistics.interval is None:
         return _single(comparison)
     if comparison.verdict == "negligible":
         return _negligible(comparison)
-    return _open(comparison, primary) if comparison.verdict == "no difference shown" else _shown(comparison)
+    return _open(comparison) if comparison.verdict == "no difference shown" else _shown(comparison)
+
+
+def token_frequencies_only(metric: Metric, arms: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which models have learned at most the token frequencies; None if all have learned more.
+
+    `arms` are those of `summaries.unigram_check`.
+    """
+    above = [arm for arm in arms if arm["not_below"]]
+    if not above:
+        return None
+    runs, not_below = (sum(arm[key] for arm in arms) for key in ("runs", "not_below"))
+    if runs == not_below or len(arms) == 1:
+        where = _share(not_below, runs)
+    else:
+        told = [f"{_share(arm['not_below'], arm['runs'])} of {arm['label']}" for arm in above[:MOST_NAMED]]
+        rest = len(above) - MOST_NAMED
+        where = listed([*told, f"runs of {count(rest, 'more cell')}"] if rest > 0 else told)
+    entropies = sorted({number(arm["unigram_entropy"], 4) for arm in above})
+    unit = f"{' or '.join(entropies)} {metric.unit}"
+    if metric.split == "validation":
+        return (
+            f"In {where}, the {metric.name} is not below the unigram entropy of the training split ({unit}; that of "
+            "the validation split is not recorded): on new text, such a model may be no better than token frequencies."
+        )
+    meaning = " A comparison between such models says nothing about trained models." if len(above) > 1 else ""
+    return (
+        f"In {where}, the {metric.name} is not below the unigram entropy of the training split ({unit}): such a model "
+        f"has learned at most the token frequencies.{meaning}"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    """ "all 3 runs", "both runs", "the only run", "2 of 3 runs"."""
+    if part < whole:
+        return f"{part} of {whole} runs"
+    return {1: "the only run", 2: "both runs"}.get(whole, f"all {whole} runs")
 
 
 def _shown(comparison: Comparison) -> str:
@@ -73,34 +115,34 @@ def _shown(comparison: Comparison) -> str:
     )
 
 
-def _open(comparison: Comparison, primary: bool) -> str:
+def _open(comparison: Comparison) -> str:
     values = _values(comparison)
     mean, low, high = together(values[0], values[1:])
-    unit, metric = _unit(comparison), "" if primary else f" in {comparison.metric.name}"
-    what = "interaction" if comparison.kind == "interaction" else "difference"
+    unit, what = _unit(comparison), _what(comparison)
     adjusted = ""
     if values[1] * values[2] > 0 and comparison.p_holm is not None:
         adjusted = f", Holm-adjusted {probability(comparison.p_holm)}"
-    seen = ""
+    power = ""
     if comparison.detectable:
+        article = "an" if comparison.kind == "interaction" else "a"
         least = number(comparison.metric.scaled(comparison.detectable) * _factor(comparison), 2)
-        pairs = count(len(comparison.seeds), "pair")
-        seen = f"; with {pairs} a difference of {least}{unit} would have been seen with probability 0.8"
+        power = f" With {_pairs(comparison)}, the test detects {article} {what} of {least}{unit} with power 0.8."
     return (
-        f"{_against(comparison)}: no {what}{metric} could be shown: {mean}{unit} (95 % CI {low}{unit} to "
-        f"{high}{unit}, {_pairs(comparison)}{adjusted}){seen}."
+        f"{_against(comparison)}: no {what} in {comparison.metric.name} was shown. The mean {what} is {mean}{unit} "
+        f"(95 % CI {low}{unit} to {high}{unit}, {_pairs(comparison)}{adjusted}).{power}"
     )
 
 
 def _negligible(comparison: Comparison) -> str:
     values = _values(comparison)
     mean, low, high = together(values[0], values[1:])
-    unit = _unit(comparison)
+    unit, what = _unit(comparison), _what(comparison)
     assert comparison.margin is not None
     margin = f"{comparison.margin * _factor(comparison):g}{unit}"
     return (
-        f"{_against(comparison)}: the difference in {comparison.metric.name} is negligible: {mean}{unit} (95 % CI "
-        f"{low}{unit} to {high}{unit}, {_pairs(comparison)}), inside the declared margin of {margin}."
+        f"{_against(comparison)}: the {what} in {comparison.metric.name} is negligible. The mean {what} is "
+        f"{mean}{unit}, and its 95 % CI ({low}{unit} to {high}{unit}, {_pairs(comparison)}) lies inside the declared "
+        f"margin of ±{margin}."
     )
 
 
@@ -108,47 +150,44 @@ def _single(comparison: Comparison) -> str:
     (difference,) = comparison.differences
     value = comparison.metric.scaled(difference) * _factor(comparison)
     size = f"{number(abs(value))}{_unit(comparison)} {'lower' if value < 0 else 'higher'} than"
-    compared = "equal to that of" if value == 0 else size
+    compared = "equal to" if value == 0 else size
     return (
-        f"{_reaches(comparison)} {compared} {_reference(comparison)} in the one seed pair there is "
-        f"(seed {comparison.seeds[0]}); one pair gives no interval, so it shows no difference."
+        f"{_reaches(comparison)} {compared} {_reference(comparison)} in the only seed pair (seed "
+        f"{comparison.seeds[0]}). One pair gives no confidence interval, so no {_what(comparison)} is shown."
     )
 
 
 def _reaches(comparison: Comparison) -> str:
-    verb = "reaches" if comparison.metric.scale == "difference" else "has"
-    subject = comparison.label
-    if comparison.kind == "tuned":
-        subject += " at its best setting"
     if comparison.kind == "interaction":
-        subject = f"{_factors(comparison)} together"
-        verb = "reach" if verb == "reaches" else "have"
-    return f"{subject} {verb} a {comparison.metric.name}"
+        return f"{_against(comparison)}: their combined effect on {comparison.metric.name} is"
+    verb = "reaches" if comparison.metric.scale == "difference" else "has"
+    best = " at its best setting" if comparison.kind == "tuned" else ""
+    return f"{comparison.label}{best} {verb} a {comparison.metric.name}"
 
 
 def _reference(comparison: Comparison) -> str:
     if comparison.kind == "interaction":
-        return "the sum of their separate effects gives"
-    if comparison.kind == "tuned":
-        return f"{comparison.reference} at its best"
+        both = "sum" if comparison.metric.scale == "difference" else "product"
+        return f"the {both} of their separate effects"
+    best = " at its best setting" if comparison.kind == "tuned" else ""
     averaged = f", averaged over {listed(comparison.over)}" if comparison.over else ""
-    return comparison.reference + averaged
+    return f"{comparison.reference}{best}{averaged}"
 
 
 def _against(comparison: Comparison) -> str:
     if comparison.kind == "interaction":
-        return f"{_factors(comparison)} together, against the sum of their separate effects"
+        return f"Interaction of {comparison.label.replace(' x ', ' and ')}"
     best = ", each at its best setting" if comparison.kind == "tuned" else ""
     averaged = f", averaged over {listed(comparison.over)}" if comparison.over else ""
     return f"{comparison.label} against {comparison.reference}{best}{averaged}"
 
 
-def _factors(comparison: Comparison) -> str:
-    return comparison.label.replace(" x ", " and ")
+def _what(comparison: Comparison) -> str:
+    return "interaction" if comparison.kind == "interaction" else "difference"
 
 
 def _values(comparison: Comparison) -> tuple[float, float, float]:
-    """Mean and interval in the metric's own terms; percent for ratios."""
+    """Mean and ends of the interval in the metric's own scale; per cent for ratios."""
     assert comparison.statistics is not None
     assert comparison.statistics.interval is not None
     low, high = (comparison.metric.scaled(bound) * _factor(comparison) for bound in comparison.statistics.interval)

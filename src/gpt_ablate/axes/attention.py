@@ -16,26 +16,44 @@ attentions: Registry[type[CausalSelfAttention]] = Registry("attention")
 
 
 class LayerCache:
-    """Keys and values of the tokens that one layer has seen, each (B, H, T, D/H)."""
+    """Keys and values of the tokens that one layer has seen, each (B, H, T, D/H).
+
+    A layer may attend several times in a forward pass; each use has keys and values of its own.
+    """
 
     def __init__(self, batch: int, n_head: int, context: int, head_dim: int, like: Tensor) -> None:
-        self.keys = like.new_empty(batch, n_head, context, head_dim)
-        self.values = torch.empty_like(self.keys)
-        self.length = 0
+        self._shape, self._like = (batch, n_head, context, head_dim), like
+        self._held: list[tuple[Tensor, Tensor]] = []
+        self._lengths: list[int] = []
+        self._use = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens seen by what attends next."""
+        return self._lengths[self._use] if self._use < len(self._lengths) else 0
 
     def extend(self, heads: int | slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values of `heads`, each (B, [H,] t, D/H); return all up to now.
 
-        `length` grows only when the whole layer is done (see `advance`), so heads may come one by one.
+        `length` grows only when all heads are done (see `advance`), so they may come one by one.
         """
-        end = self.length + keys.shape[-2]
-        self.keys[:, heads, ..., self.length : end, :] = keys
-        self.values[:, heads, ..., self.length : end, :] = values
-        return self.keys[:, heads, ..., :end, :], self.values[:, heads, ..., :end, :]
+        if self._use == len(self._held):
+            self._held.append((self._like.new_empty(self._shape), self._like.new_empty(self._shape)))
+            self._lengths.append(0)
+        start, end = self.length, self.length + keys.shape[-2]
+        all_keys, all_values = self._held[self._use]
+        all_keys[:, heads, ..., start:end, :] = keys
+        all_values[:, heads, ..., start:end, :] = values
+        return all_keys[:, heads, ..., :end, :], all_values[:, heads, ..., :end, :]
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` more as seen."""
-        self.length += tokens
+        """Count `tokens` more as seen; what the layer extends after this belongs to its next use."""
+        self._lengths[self._use] += tokens
+        self._use += 1
+
+    def rewind(self) -> None:
+        """Begin a forward pass: the next use is the first."""
+        self._use = 0
 
 
 class CausalSelfAttention(nn.Module):

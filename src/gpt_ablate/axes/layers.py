@@ -12,7 +12,12 @@ from gpt_ablate.registry import Registry
 MakeLayer = Callable[[int], nn.Module]
 """Construct and initialise layer i."""
 
-stacks: Registry[Callable[[MakeLayer, int], nn.ModuleList]] = Registry("layers")
+stacks: Registry[Callable[[MakeLayer, int], nn.ModuleList | list[nn.Module]]] = Registry("layers")
+"""Of (make_layer, n_layer). A layer may occur several times, and layers may share modules, parameters and buffers.
+
+Each parameter is filled once, where `make_layer` first meets it; what a builder adds to the layers keeps the values of
+its constructor.
+"""
 
 
 @stacks.register("fresh")
