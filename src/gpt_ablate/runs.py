@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from . import __version__, records
 from .config import Config, comparable
-from .files import misplaced, read_lines, unusable, without_home, write_json
+from .files import misplaced, unusable, without_home, write_json
 from .registry import Problem, UsageError
 
 STUDY_FILE = "study.json"
@@ -78,12 +78,12 @@ class RunDirectory:
         return records.read_result(self.result_file) if self.finished() else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl."""
-        return read_lines(self.metrics_file)
+        """All lines of metrics.jsonl. Raises UsageError for one that is damaged."""
+        return records.read_metrics(self.metrics_file)
 
     def samples(self) -> list[dict[str, Any]]:
-        """All lines of samples.jsonl."""
-        return read_lines(self.samples_file)
+        """All lines of samples.jsonl. Raises UsageError for one that is damaged."""
+        return records.read_samples(self.samples_file)
 
     def clear(self) -> None:
         """Remove what an earlier launch recorded, run.json and checkpoints apart."""

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from gpt_ablate import results, streams
 from gpt_ablate.files import misplaced, object_in
-from gpt_ablate.records import read_plan
+from gpt_ablate.records import check_metrics, read_plan
 from gpt_ablate.refusal import refusals, visible
 from gpt_ablate.registry import Problem, UsageError
 from gpt_ablate.runs import STUDY_FILE, RunDirectory, find
@@ -110,8 +110,8 @@ def _standing(name: str, run: RunDirectory | None) -> Standing:
     line = _last_line(run.metrics_file)
     step, steps = line.get("step"), record.get("total_steps")
     remaining = None
-    if step and steps and status in _UNFINISHED:
-        remaining = (steps - step) * line["wall_time"] / step
+    if step and steps and "wall_time" in line and status in _UNFINISHED:
+        remaining = max(0, steps - step) * line["wall_time"] / step
     error = record["error"].strip().splitlines()[-1] if status == "failed" and record["error"] else None
     return Standing(name, status, step, steps, line, remaining, line.get("wall_time"), error)
 
@@ -126,7 +126,11 @@ def _last_line(metrics: Path) -> dict[str, Any]:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
         whole = universal_bytes(file.read()).rpartition(b"\n")[0]
     last = whole.rpartition(b"\n")[2]
-    return object_in(last, str(metrics)) if last else {}
+    if not last:
+        return {}
+    line = object_in(last, str(metrics))
+    check_metrics(line, f"{metrics} (its last line)")
+    return line
 
 
 def table(standings: list[Standing], most: int) -> Table:
