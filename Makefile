@@ -1,5 +1,5 @@
 # make demo: the main job in miniature. make test: lint, types, fast tests. Both prepare .venv first.
-# make test-ray: the tests that need Ray, in .venv-ray; the extra ray cannot be installed beside the others.
+# make docs: the pages of docs/ as a site, in build/site.
 # make bench: the benchmarks of training and sampling, about 80 minutes; benchmarks/.venv holds the peers. Let nothing
 # else run meanwhile.
 PYTHON ?= python3
@@ -13,7 +13,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 BENCH := benchmarks/.venv
 
-.PHONY: install install-ray demo train test test-all test-ray lint bench
+.PHONY: install demo train test test-all lint docs bench
 .DEFAULT_GOAL := demo
 
 # An environment in folder $(1), with the extra $(2) in the versions of constraints$(3).txt.
@@ -53,8 +53,8 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n auto --slow $(ARGS)
 
-test-ray: install-ray
-	$(RAY)/bin/pytest --slow tests/faults/test_ray.py tests/test_readme.py $(ARGS)
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_ablate import study
-from gpt_ablate.refusal import refusals
+from gpt_ablate.studies import study
+from gpt_ablate.utils.messages import refusals
 
 
 def main() -> None:

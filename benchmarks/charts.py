@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpt_ablate.drawing import Theme, canvas, render, style, title
+from gpt_ablate.reporting.figure_style import Theme, canvas, render, style, title
 
 from .common import FOLDER
 

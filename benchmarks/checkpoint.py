@@ -11,8 +11,9 @@ import argparse
 import time
 from collections.abc import Callable
 
-from gpt_ablate import checkpoint, devices
-from gpt_ablate.training import CHECKPOINT_SECONDS, Trainer
+from gpt_ablate.training import checkpoint
+from gpt_ablate.training.trainer import CHECKPOINT_SECONDS, Trainer
+from gpt_ablate.utils import devices
 
 from . import common
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt_ablate.config import Config
-    from gpt_ablate.training import Trainer
+    from gpt_ablate.config.schema import Config
+    from gpt_ablate.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent
 NOISE = 1.05
@@ -29,8 +29,8 @@ def config_of(*overrides: str) -> Config:
     """The config that `overrides` name, with the text of the package where they name none."""
     from hydra import compose, initialize_config_dir
 
-    from gpt_ablate.composing import CONF
-    from gpt_ablate.config import resolve
+    from gpt_ablate.config.paths import CONF
+    from gpt_ablate.config.resolve import resolve
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(compose("config", overrides=["data=sample", *overrides]))
@@ -41,14 +41,19 @@ def training(config: Config) -> Iterator[Trainer]:
     """A trainer as a run has it, whose record goes to a folder that is gone afterwards."""
     from rich.console import Console
 
-    from gpt_ablate import data, process
-    from gpt_ablate.runs import RunDirectory
-    from gpt_ablate.training import Trainer
+    from gpt_ablate.data import loading
+    from gpt_ablate.studies.run_directory import RunDirectory
+    from gpt_ablate.training import torch_settings
+    from gpt_ablate.training.trainer import Trainer
 
-    with tempfile.TemporaryDirectory(dir="outputs") as folder, process.deterministic(), process.memory_kept():
+    with (
+        tempfile.TemporaryDirectory(dir="outputs") as folder,
+        torch_settings.deterministic(),
+        torch_settings.memory_kept(),
+    ):
         directory = RunDirectory(Path(folder))
         directory.checkpoints.mkdir()
-        trainer = Trainer(config, data.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
+        trainer = Trainer(config, loading.load(config), directory, "2026-01-01T00:00:00+00:00", Console(quiet=True))
         with trainer.tracker:
             yield trainer
 

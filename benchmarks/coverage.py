@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from gpt_ablate import stats
+from gpt_ablate.studies import stats
 
 DRAWS = 2_000
 SIZES = (3, 5, 10, 30)

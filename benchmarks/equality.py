@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt_ablate.axes.attention import ParallelAttention
-from gpt_ablate.config import Config
-from gpt_ablate.dropout import Dropout
-from gpt_ablate.embedding import Embedding
-from gpt_ablate.linear import Linear
-from gpt_ablate.mlp import MLP
-from gpt_ablate.model import GPT
+from gpt_ablate.axes.mlp import Gelu
+from gpt_ablate.config.schema import Config
+from gpt_ablate.kernels.dropout import Dropout
+from gpt_ablate.kernels.embedding import Embedding
+from gpt_ablate.kernels.linear import Linear
+from gpt_ablate.models.gpt import GPT
 
 from . import common
 
@@ -45,7 +45,7 @@ def plain_attend(self: ParallelAttention, q: Tensor, k: Tensor, v: Tensor) -> Te
     return self.dropout(scores.masked_fill(future, -math.inf).softmax(dim=-1)) @ v
 
 
-def plain_mlp(self: MLP, x: Tensor) -> Tensor:
+def plain_mlp(self: Gelu, x: Tensor) -> Tensor:
     """As one writes it."""
     return self.out(F.gelu(self.fc(x), approximate="tanh"))
 
@@ -54,7 +54,7 @@ PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
     Linear: nn.Linear.forward,
     Embedding: nn.Embedding.forward,
     Dropout: nn.Dropout.forward,
-    MLP: plain_mlp,
+    Gelu: plain_mlp,
 }
 
 

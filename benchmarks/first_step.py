@@ -3,7 +3,7 @@
 import os
 import time
 
-from gpt_ablate.training import Trainer
+from gpt_ablate.training.trainer import Trainer
 
 
 def stop(self: Trainer, step: int) -> None:

@@ -11,9 +11,11 @@ import statistics
 
 import torch
 
-from gpt_ablate import generation, tokenizer
-from gpt_ablate.convert import to_hf
-from gpt_ablate.model import GPT
+from gpt_ablate.config.schema import VOCAB_SIZE
+from gpt_ablate.data import tokenizer
+from gpt_ablate.models import generation
+from gpt_ablate.models.gpt import GPT
+from gpt_ablate.models.huggingface import to_hf
 
 from . import common
 
@@ -44,7 +46,7 @@ def main() -> None:
             max_new_tokens=args.tokens,
             min_new_tokens=args.tokens,
             use_cache=True,
-            pad_token_id=tokenizer.VOCAB_SIZE - 1,
+            pad_token_id=VOCAB_SIZE - 1,
         )
         assert new.shape[1] == len(prompt) + args.tokens
 

@@ -22,7 +22,7 @@ from .charts import save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gpt_ablate.drawing import Theme
+    from gpt_ablate.reporting.figure_style import Theme
 
 SHAPE = {"model.context_length": 256, "data.batch_size": 2, "model.n_layer": 4}
 SIZES = {
@@ -76,7 +76,7 @@ def exponent(rows: list[dict[str, Any]], column: str) -> float:
 
 
 def _measure(overrides: list[str]) -> dict[str, float]:
-    from gpt_ablate import devices
+    from gpt_ablate.utils import devices
 
     shape = [f"{key}={value}" for key, value in SHAPE.items() if not any(each.startswith(key) for each in overrides)]
     rest = ["data=text", "model.d_model=256", "model.n_head=4", "model.dropout=0", *shape, *overrides]
@@ -92,7 +92,7 @@ def _measure(overrides: list[str]) -> dict[str, float]:
 
 
 def _draw(rows: list[dict[str, Any]], theme: Theme) -> Figure:
-    from gpt_ablate.drawing import canvas, style, title
+    from gpt_ablate.reporting.figure_style import canvas, style, title
 
     figure = canvas(10, 6)
     axes = figure.subplots(2, len(SIZES), sharey="row")

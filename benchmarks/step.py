@@ -112,7 +112,7 @@ def _measure(name: str) -> dict[str, Any]:
 
 def _floor() -> dict[str, float]:
     """The best rates of a few tries: of a square SGEMM, and of an addition in place over more than any cache."""
-    from gpt_ablate.linear import by_onednn, has_onednn
+    from gpt_ablate.kernels.linear import by_onednn, has_onednn
 
     n = 4096
     a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
@@ -152,7 +152,7 @@ def _ours(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _result(seconds: list[float], model: torch.nn.Module) -> dict[str, Any]:
-    from gpt_ablate import devices
+    from gpt_ablate.utils import devices
 
     return {
         "seconds": statistics.median(seconds),

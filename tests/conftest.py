@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,16 +11,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gpt_ablate import linear
-from gpt_ablate.composing import CONF
-from gpt_ablate.config import Config, resolve
+from gpt_ablate.config.paths import CONF
+from gpt_ablate.config.resolve import resolve
+from gpt_ablate.config.schema import Config
+from gpt_ablate.kernels import linear
 
 TINY = ["model=micro", "data=sample", "model.dropout=0", "trainer.device=cpu"]
 
 
-for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup and a shell's background jobs start their commands
-        signal.signal(_number, _default)
 torch.set_num_threads(1)  # tiny products: threads would only wait for each other
 
 

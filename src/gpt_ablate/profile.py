@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import runs, streams
-from .composing import composition_problem
-from .drawing import Theme, canvas, render, style, title
-from .files import misplaced, unusable, write_bytes, write_json
-from .levels import label
-from .planning import PlannedRun, make_plan
-from .refusal import refusals, say, visible
-from .registry import Problem, UsageError
+from gpt_ablate.launching import environment
+from gpt_ablate.launching.compose import composition_problem
+from gpt_ablate.launching.planning import PlannedRun, make_plan
+from gpt_ablate.reporting.figure_style import Theme, canvas, render, style, title
+from gpt_ablate.studies.factors import label
+from gpt_ablate.utils import streams
+from gpt_ablate.utils.errors import Problem, UsageError
+from gpt_ablate.utils.files import misplaced, unusable, write_bytes, write_json
+from gpt_ablate.utils.messages import refusals, say, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,11 @@ def main() -> None:
             profiles = _profiles(_planned(args), streams.console())
             args.to.mkdir(parents=True, exist_ok=True)
             drawing = render(lambda theme: _chart(profiles, theme))
-            content = {"schema_version": SCHEMA_VERSION, "versions": runs.versions(), "hardware": runs.hardware()}
+            content = {
+                "schema_version": SCHEMA_VERSION,
+                "versions": environment.versions(),
+                "hardware": environment.hardware(),
+            }
             table, *pictures = (args.to / name for name in FILES)
             write_json(table, content | {"profiles": profiles})
             for picture, drawn in zip(pictures, (drawing.light, drawing.png), strict=True):
@@ -74,8 +79,8 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
 
 
 def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str, Any]]:
-    from . import process  # imports torch
-    from .profiling import profile
+    from gpt_ablate.training import torch_settings  # imports torch
+    from gpt_ablate.training.profiling import profile
 
     levels = [{key: str(level) for key, level in run.config.levels().items()} for run in planned]
     varying = [key for key in levels[0] if len({each.get(key) for each in levels}) > 1] or list(levels[0])
@@ -83,10 +88,10 @@ def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str,
     for run, of_run in zip(planned, levels, strict=True):
         name = label({key: of_run[key] for key in varying})
         with (
-            process.threads(run.config.trainer.threads),
-            process.deterministic(),
-            process.memory_kept(),
-            process.tf32(run.config.trainer.dtype == "tf32"),
+            torch_settings.threads(run.config.trainer.threads),
+            torch_settings.deterministic(),
+            torch_settings.memory_kept(),
+            torch_settings.tf32(run.config.trainer.dtype == "tf32"),
         ):
             profiles.append({"name": name, "config": run.config.record()} | profile(run.config))
         _show(profiles[-1], console)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gpt_ablate import streams
-from gpt_ablate.config import SamplingConfig
-from gpt_ablate.refusal import refusals, visible
-from gpt_ablate.registry import Problem, UsageError
-from gpt_ablate.runs import RunDirectory
-from gpt_ablate.texts import universal
+from gpt_ablate.config.schema import SamplingConfig
+from gpt_ablate.studies import run_directory
+from gpt_ablate.utils import streams
+from gpt_ablate.utils.errors import Problem, UsageError
+from gpt_ablate.utils.messages import refusals, visible
+from gpt_ablate.utils.texts import universal
 
 
 @streams.outlive(needed=True)
@@ -47,12 +47,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    directory = RunDirectory(args.run)
-    if not directory.run_file.exists():
-        near = [str(run.parent) for run in sorted(args.run.glob("**/run.json"))[:3]] if args.run.is_dir() else []
-        hint = f" (below it there is {', '.join(near)})" if near else ""
-        raise UsageError([Problem("run", str(args.run), f"a run directory, which holds run.json{hint}")])
-    from gpt_ablate import checkpoint, generation, rng, tokenizer
+    directory = run_directory.existing(args.run)
+    from gpt_ablate.data import tokenizer
+    from gpt_ablate.models import generation
+    from gpt_ablate.training import checkpoint
+    from gpt_ablate.utils import random_streams
 
     settings = _settings(args, checkpoint.trained_config(directory, args.plugin).sampling.model_dump())
     model, _ = checkpoint.load_trained(directory, args.checkpoint == "best", args.plugin)
@@ -62,9 +61,9 @@ def _sample(args: argparse.Namespace) -> None:
         dropped = len(prompt) - model.context_length
         print(f"the prompt is longer than the context: its first {dropped} tokens are left out", file=sys.stderr)
     for i in range(args.num_samples):
-        draws = rng.generator(args.seed, f"sampling/{i}")
+        draws = random_streams.generator(args.seed, f"sampling/{i}")
         print(shown(settings.prompt), end="", flush=True)
-        for text in generation.stream_text(generation.generate(model, prompt, settings, draws)):
+        for text in tokenizer.stream_text(generation.generate(model, prompt, settings, draws)):
             print(shown(text), end="", flush=True)
         print("\n" if i + 1 < args.num_samples else "")
 

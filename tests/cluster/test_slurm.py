@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from slurm import Slurm
 
-from gpt_ablate import checkpoint
-from gpt_ablate.runs import RunDirectory
+from gpt_ablate.studies.run_directory import RunDirectory
+from gpt_ablate.training import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # Layers that take their time until somebody is in a hurry.

@@ -22,7 +22,9 @@ import torch._dynamo  # an optimiser imports it, which takes a second
 import torch.utils.flop_counter
 import torch.utils.tensorboard
 
-from gpt_ablate import launch, registry, tokenizer
+from gpt_ablate.config import registry
+from gpt_ablate.data import tokenizer
+from gpt_ablate.launching import launch
 
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from harness import Start, record
 
-from gpt_ablate.files import read_lines
+from gpt_ablate.utils.files import read_lines
 
 pytestmark = pytest.mark.slow
 FULL = "No space left on device"

@@ -20,9 +20,11 @@ import torch
 from harness import RUN, TEXT, Start, record
 from rich.console import Console
 
-from gpt_ablate import execution, runs, training
-from gpt_ablate.config import Config
-from gpt_ablate.runs import RunDirectory
+from gpt_ablate.config.schema import Config
+from gpt_ablate.launching import execution
+from gpt_ablate.studies import run_directory
+from gpt_ablate.studies.run_directory import RunDirectory
+from gpt_ablate.training import trainer
 
 pytestmark = pytest.mark.slow
 Injected = Callable[[str, int], None]
@@ -64,16 +66,16 @@ def train(config: Config, path: Path) -> RunDirectory:
 def test_a_weight_that_is_no_number(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, injected: Injected
 ) -> None:
-    original = training.Trainer._optimise
+    original = trainer.Trainer._optimise
 
-    def optimise(self: training.Trainer, step: int) -> dict[str, Any]:
+    def optimise(self: trainer.Trainer, step: int) -> dict[str, Any]:
         if step == 3:
             with torch.no_grad():
                 next(iter(self.model.parameters()))[:] = float("nan")
         return original(self, step)
 
     injected("NaN in a weight", 1)
-    monkeypatch.setattr(training.Trainer, "_optimise", optimise)
+    monkeypatch.setattr(trainer.Trainer, "_optimise", optimise)
     directory = train(small(), tmp_path / "run")
     result = directory.result()
     assert directory.record()["status"] == "diverged"
@@ -102,7 +104,7 @@ def test_a_clock_that_jumps(
     injected("clock that jumps", 1)
     draws, real = random.Random(0), time.time
     monkeypatch.setattr(time, "time", lambda: real() + draws.choice([-1e8, 1e8, -1, 3600]))
-    monkeypatch.setattr(runs, "now", lambda: f"{draws.choice([1970, 2026, 2100])}-01-01T00:00:00.000+00:00")
+    monkeypatch.setattr(execution, "now", lambda: f"{draws.choice([1970, 2026, 2100])}-01-01T00:00:00.000+00:00")
     directory = train(small(), tmp_path / "run")
     found = record(directory.path)
     for name in ("metrics.jsonl", "samples.jsonl", "checkpoint/final/model.safetensors"):
@@ -162,7 +164,7 @@ def test_reading_and_reporting_while_runs_go_on(tmp_path: Path, injected: Inject
     reporting: subprocess.Popen[str] | None = None
     try:
         for _ in itertools.takewhile(lambda _: launch.poll() is None, itertools.count()):
-            for run in runs.find(study) if study.exists() else ():
+            for run in run_directory.find(study) if study.exists() else ():
                 run.record(), run.metrics(), run.samples(), run.result()
                 reads += 1
             if reporting is not None and reporting.poll() is not None:

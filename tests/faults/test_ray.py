@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from harness import RUN, TEXT, record
 
-from gpt_ablate import launchers
+from gpt_ablate.launching import launchers
 
 pytestmark = [
     pytest.mark.slow,

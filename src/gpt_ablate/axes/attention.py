@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_ablate.dropout import Dropout
-from gpt_ablate.linear import Linear
-from gpt_ablate.registry import Registry
+from gpt_ablate.axes import LayerContext
+from gpt_ablate.axes.position import Position
+from gpt_ablate.config.registry import Registry
+from gpt_ablate.kernels.dropout import Dropout
+from gpt_ablate.kernels.linear import Linear
 
-attentions: Registry[type[CausalSelfAttention]] = Registry("attention")
+attentions: Registry[type[CausalSelfAttention]] = Registry("attention", ["context"])
 
 
 class LayerCache:
@@ -59,17 +61,21 @@ class LayerCache:
 class CausalSelfAttention(nn.Module):
     """The parameters all variants share: one projection to q, k and v (in that order, head by head), one out."""
 
-    def __init__(self, d_model: int, n_head: int, dropout: float, qkv_bias: bool) -> None:
+    def __init__(self, context: LayerContext) -> None:
         super().__init__()
-        self.n_head = n_head
-        self.head_dim = d_model // n_head
-        self.qkv = Linear(d_model, 3 * d_model, bias=qkv_bias)
-        self.out = Linear(d_model, d_model)
-        self.dropout = Dropout(dropout)
+        self.n_head, self.context_length = context.n_head, context.context_length
+        self.head_dim = context.d_model // context.n_head
+        self.qkv = Linear(context.d_model, 3 * context.d_model, bias=context.qkv_bias)
+        self.out = Linear(context.d_model, context.d_model)
+        self.dropout = Dropout(context.dropout)
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, x holds only the tokens after those cached."""
         raise NotImplementedError
+
+    def new_cache(self, batch: int) -> LayerCache:
+        """An empty key-value cache for `batch` sequences of up to T tokens."""
+        return LayerCache(batch, self.n_head, self.context_length, self.head_dim, self.out.weight)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Causal softmax(q k^T / sqrt(D/H)) v; the last query belongs to the last key."""
@@ -85,7 +91,7 @@ class CausalSelfAttention(nn.Module):
 class LoopedAttention(CausalSelfAttention):
     """One head after the other: project, attend, concatenate."""
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         weights = self.qkv.weight.split(self.head_dim)
         biases = [None] * len(weights) if self.qkv.bias is None else self.qkv.bias.split(self.head_dim)
@@ -93,6 +99,7 @@ class LoopedAttention(CausalSelfAttention):
         for head in range(self.n_head):
             rows = (head, head + self.n_head, head + 2 * self.n_head)
             q, k, v = (F.linear(x, weights[row], biases[row]) for row in rows)
+            q, k = position.rotate(q, k, cache.length if cache else 0)
             if cache is not None:
                 k, v = cache.extend(head, k, v)
             heads.append(self.attend(q, k, v))
@@ -105,11 +112,12 @@ class LoopedAttention(CausalSelfAttention):
 class ParallelAttention(CausalSelfAttention):
     """All heads in one batched product."""
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, position: Position, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         batch, tokens, d_model = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.n_head, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k = position.rotate(q, k, cache.length if cache else 0)
         if cache is not None:
             k, v = cache.extend(slice(None), k, v)
             cache.advance(tokens)

@@ -1,0 +1,155 @@
+"""The metrics that a study can declare: name, unit, which direction is better, and the value of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpt_ablate.config.registry import Registry
+from gpt_ablate.utils.errors import Problem, UsageError, closest
+
+if TYPE_CHECKING:
+    from gpt_ablate.config.schema import Config
+    from gpt_ablate.studies.study import StudyRun
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number for each finished run. On the scale "ratio" differences are fractions: 0.1 means 10 % more."""
+
+    key: str
+    name: str
+    unit: str
+    lower_is_better: bool = True
+    scale: Literal["difference", "ratio"] = "difference"
+    curve: str | None = None
+    """The curve whose last value is this number, up to a factor."""
+    split: Literal["training", "validation"] | None = None
+    """The split that a loss is of; None for what is no loss."""
+
+    def describe(self) -> dict[str, Any]:
+        """As report.json has it."""
+        return {
+            "key": self.key,
+            "name": self.name,
+            "unit": self.unit,
+            "lower_is_better": self.lower_is_better,
+            "scale": self.scale,
+        }
+
+    def scaled(self, difference: float) -> float:
+        """From a difference of statistical values to one in the metric's own scale (from logarithms to a fraction)."""
+        return math.expm1(difference) if self.scale == "ratio" else difference
+
+    def unscaled(self, difference: float) -> float:
+        """The inverse of `scaled`."""
+        return math.log1p(difference) if self.scale == "ratio" else difference
+
+    def of(self, run: StudyRun) -> float | None:
+        """The run's value; None where it has none."""
+        return value(run, self.key)
+
+    def unigram_entropy(self, run: StudyRun) -> float | None:
+        """The unigram entropy of the run's training split in the unit of this loss; None where it has no such value.
+
+        No run records the entropy of its validation split, so validation losses are compared with the same number.
+        """
+        if self.split is None:
+            return None
+        entropy = float(run.record["data"]["unigram_entropy"])
+        in_bits = self.unit == "bits per byte"
+        return bits_per_byte(entropy, run.record["data"]) if in_bits else entropy
+
+    def statistical(self, run: StudyRun) -> float | None:
+        """The run's value as statistics use it: its logarithm on the scale "ratio"."""
+        number = self.of(run)
+        return number if number is None or self.scale == "difference" else math.log(number)
+
+    def record(self) -> dict[str, Any]:
+        """As run.json has it."""
+        return asdict(self)
+
+
+_NATS, _SECONDS = "nats per token", "seconds"
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("eval/train_loss", "final training loss", _NATS, curve="eval/train_loss", split="training"),
+        Metric("eval/val_loss", "final validation loss", _NATS, curve="eval/val_loss", split="validation"),
+        Metric(
+            "train/epoch_loss",
+            "training-batch loss of the last epoch",
+            _NATS,
+            curve="train/epoch_loss",
+            split="training",
+        ),
+        Metric(
+            "val_bits_per_byte", "final validation loss", "bits per byte", curve="eval/val_loss", split="validation"
+        ),
+        Metric("tokens_per_second", "training speed", "tokens per second", lower_is_better=False, scale="ratio"),
+        Metric("seconds_per_step", "time per step", _SECONDS, scale="ratio"),
+        Metric("peak_memory_bytes", "peak memory", "bytes", scale="ratio"),
+        Metric("train/loss", "training-batch loss of the last step", _NATS, curve="train/loss", split="training"),
+        Metric("grad_norm", "gradient norm of the last step", "L2 norm"),
+        Metric("parameters", "number of parameters", "parameters", scale="ratio"),
+        Metric("flops_per_token", "training FLOPs per token", "FLOPs", scale="ratio"),
+        Metric("flops", "training FLOPs", "FLOPs", scale="ratio"),
+        Metric("training_seconds", "time of all training steps", _SECONDS, scale="ratio"),
+        Metric("wall_time", "wall time", _SECONDS, scale="ratio"),
+        Metric("flop_utilisation", "share of the device's FLOP/s", "fraction", lower_is_better=False),
+    )
+}
+"""The metrics that every run has, by key."""
+
+
+def of_config(config: Config) -> dict[str, Metric]:
+    """The metrics that the chosen variants and callbacks declare in their attribute `metrics`, by key."""
+    nodes = [(key, config.node_of(key)) for key in Registry.by_key]
+    nodes += [("callbacks", {"name": it} if isinstance(it, str) else it) for it in config.callbacks]
+    builders = [Registry.by_key[key].builders.get(node["name"]) for key, node in nodes if node]
+    return {metric.key: metric for builder in builders for metric in getattr(builder, "metrics", ())}
+
+
+def of_records(records: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
+    """The metrics that runs declare in their run.json, by key."""
+    return {it["key"]: Metric(**it) for record in records for it in record.get("metrics", ())}
+
+
+def declared(report: Mapping[str, Any], own: Mapping[str, Metric]) -> list[tuple[Metric, float | None]]:
+    """The metrics that a study declares and the margin of each, the primary one first.
+
+    `own` are those of its runs beside `METRICS`. Raises UsageError for an unknown metric, or none declared.
+    """
+    known = {**own, **METRICS}
+    problems = []
+    if not report["metrics"]:
+        problems.append(Problem("report.metrics", report["metrics"], f"at least one of {', '.join(known)}"))
+    for key in report["metrics"]:
+        if key not in known:
+            problems.append(Problem("report.metrics", key, f"one of {', '.join(known)}", closest(key, known)))
+    if problems:
+        raise UsageError(problems)
+    return [(known[key], margin) for key, margin in report["metrics"].items()]
+
+
+def value(run: StudyRun, key: str) -> float | None:
+    """A metric of a run: what speed, memory and size cost in any that came to an end; all else in runs that are done.
+
+    A scalar that result.json does not have has its last value in metrics.jsonl.
+    """
+    result = run.result or {}
+    final = run.last | result.get("final", {}) if run.status == "done" else {}
+    if key == "val_bits_per_byte":
+        return bits_per_byte(final.get("eval/val_loss"), run.record["data"])
+    if key == "peak_memory_bytes":
+        own = result.get("peak_rss_bytes") if result.get("peak_rss_is_of_run") else None
+        return result.get("peak_cuda_bytes", own)
+    return result.get(key) if key in result else final.get(key)
+
+
+def bits_per_byte(loss: float | None, data: Mapping[str, Any]) -> float | None:
+    """A validation loss in nats per token as bits per byte of text; None where the run recorded no bytes per token."""
+    per_token = data.get("val_bytes_per_token")
+    return None if loss is None or per_token is None else loss / math.log(2) / per_token

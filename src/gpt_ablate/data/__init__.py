@@ -1,0 +1,1 @@
+"""Texts, token files and tokenizers."""

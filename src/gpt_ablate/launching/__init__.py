@@ -1,0 +1,1 @@
+"""From a command line to runs: planning, Hydra's settings, launchers, execution."""

@@ -1,0 +1,1 @@
+"""The GPT that wires the variants together: model, initial values, generation, conversion."""

@@ -1,0 +1,1 @@
+"""The report of a study: findings in words, tables, figures, pages. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Run directories and their records, studies, statistics and comparisons. Imports no torch."""

@@ -1,0 +1,49 @@
+"""Rules about the machine at hand: its devices, and what fits in their memory."""
+
+from __future__ import annotations
+
+from gpt_ablate.config.rules import rule
+from gpt_ablate.config.schema import VOCAB_SIZE, Config
+from gpt_ablate.utils import devices
+from gpt_ablate.utils.errors import Problem
+
+
+@rule("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins")
+def _memory(config: Config) -> list[Problem]:
+    """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept.
+
+    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
+    """
+    if devices.check(config.trainer.device):
+        return []
+    model, memory = config.model, devices.memory_bytes(config.trainer.device)
+    tables = VOCAB_SIZE * model.d_model * (1 if model.tie_weights else 2) + model.context_length * model.d_model
+    layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
+    gradients_kept = config.trainer.grad_clip is not None or config.trainer.accumulate > 1
+    needed = (16 if gradients_kept else 12) * (tables + (0 if config.plugins else model.n_layer) * layer)
+    told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
+    if needed > memory:
+        return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
+    return []
+
+
+def batch_memory(config: Config) -> list[Problem]:
+    """A batch that cannot fit, by what it needs at least: what goes into each layer's GELU, kept for the backward pass.
+
+    Where the loss does not go in parts: all logits and their gradient. In 4 bytes each. A plugin's layers may differ.
+    """
+    memory, model, trainer = devices.memory_bytes(config.trainer.device), config.model, config.trainer
+    tokens = config.data.batch_size // trainer.accumulate * model.context_length
+    if trainer.compile or trainer.dtype == "bfloat16":
+        needed = 8 * tokens * VOCAB_SIZE
+    else:
+        needed = 4 * tokens * model.hidden * (0 if config.plugins else model.n_layer)
+    if needed <= memory:
+        return []
+    told = f"a batch that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB or more"
+    return [Problem("data.batch_size", config.data.batch_size, f"{told} (trainer.accumulate divides it)")]
+
+
+@rule("trainer.device", "trainer.dtype")
+def _device(config: Config) -> list[Problem]:
+    return devices.check(config.trainer.device, config.trainer.dtype)

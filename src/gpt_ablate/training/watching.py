@@ -1,0 +1,176 @@
+"""The callbacks that every run has, in their fixed order: evaluation, records, samples, progress, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gpt_ablate.data.loading import Split
+from gpt_ablate.tracking.tracker import ProgressBar
+from gpt_ablate.training import checkpoint
+from gpt_ablate.training.sampling import sample_text
+from gpt_ablate.utils import random_streams
+from gpt_ablate.utils.signals import Interrupted
+
+if TYPE_CHECKING:
+    from gpt_ablate.training.trainer import Trainer
+
+CHECKPOINT_SECONDS = 300
+"""Least time between two checkpoints where `trainer.checkpoint_every` is null."""
+Line = dict[str, Any]
+"""What is recorded of a step; the line of step 0 has no training loss."""
+
+
+class Diverged(ArithmeticError):
+    """Loss or gradient stopped being finite."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} at step {step}")
+        self.step = step
+
+
+def due(every: int | None, trainer: Trainer) -> bool:
+    """Every so many steps; null: at the end of each epoch; 0: never."""
+    return trainer.epoch_done if every is None else every > 0 and trainer.step % every == 0
+
+
+class Watcher:
+    """A callback of the framework: it may add to the line of a step, until `Record` has written it."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """After each step, and at step 0 before the first."""
+
+
+class EpochMean(Watcher):
+    """Adds the mean training loss of an epoch that is done."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """At the end of an epoch."""
+        if trainer.epoch_done and trainer.step:
+            history = trainer.tracker.history
+            earlier = [it["train/loss"] for it in history if it["epoch"] == line["epoch"] and it["step"]]
+            line["train/epoch_loss"] = statistics.fmean([*earlier, line["train/loss"]])
+
+
+class Evaluation(Watcher):
+    """Adds the losses of both splits; the last evaluation is of all windows."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """At step 0, where `trainer.eval_every` says so, and after the last step."""
+        settings = trainer.settings
+        finished = trainer.finished()
+        if not (finished or trainer.step == 0 or due(settings.eval_every, trainer)):
+            return
+        for key, loss in evaluate(trainer, None if finished and trainer.step else settings.eval_batches).items():
+            if math.isfinite(loss):
+                line[key] = loss
+            elif trainer.divergence is None:
+                trainer.divergence = Diverged(trainer.step, f"{key} is {loss}")
+
+
+@torch.inference_mode()
+def evaluate(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
+    """Mean cross-entropy of both splits in evaluation mode, over `batches` spread evenly, or all."""
+    trainer.model.eval()
+    losses = {"eval/train_loss": _mean_loss(trainer, trainer.corpus.train.for_evaluation(), batches)}
+    losses["eval/val_loss"] = _mean_loss(trainer, trainer.corpus.val.for_evaluation(), batches)
+    return losses
+
+
+def _mean_loss(trainer: Trainer, split: Split, batches: int | None) -> float:
+    size = trainer.config.data.batch_size // trainer.settings.accumulate
+    windows = torch.arange(split.n_windows)
+    if batches is not None and batches * size < split.n_windows:
+        windows = torch.linspace(0, split.n_windows - 1, batches * size).long()
+    total = 0.0
+    for chunk in windows.split(size):
+        with trainer.autocast():
+            loss = trainer.evaluated(trainer.model, *split.batch(chunk, trainer.device), reduction="sum")
+        total += loss.item()
+    return total / (len(windows) * split.context)
+
+
+class OfUser(Watcher):
+    """The callbacks of the config."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """Each in its turn, under guard."""
+        if trainer.user_callbacks:
+            line |= trainer.user_callbacks.call("on_step_end", trainer.view(line), trainer.optimizer)
+
+
+class BestCheckpoint(Watcher):
+    """Saves the weights if no step before had so low a validation loss, by the record: resuming decides alike."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """After an evaluation."""
+        loss = line.get("eval/val_loss", math.inf)
+        earlier = [it["eval/val_loss"] for it in trainer.tracker.history if it["step"] and "eval/val_loss" in it]
+        if trainer.step and loss < min(earlier, default=math.inf) and trainer.settings.checkpoint_every != 0:
+            checkpoint.save_best(trainer.directory, trainer.step, trainer.model, loss)
+
+
+class Record(Watcher):
+    """Writes the line to metrics.jsonl and TensorBoard."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """Raises Diverged, once the line is written, if an evaluation was not finite."""
+        trainer.tracker.metrics(line)
+        if trainer.divergence is not None:
+            raise trainer.divergence
+
+
+class Samples(Watcher):
+    """Writes what the model says after the prompt."""
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """Where `trainer.sample_every` says so. Raises Diverged if the logits are not finite."""
+        if not trainer.step or not due(trainer.settings.sample_every, trainer):
+            return
+        settings = trainer.config.sampling
+        draws = random_streams.generator(trainer.config.root, f"sampling/{trainer.step}")
+        try:
+            text = sample_text(trainer.model, settings, draws)
+        except FloatingPointError as error:
+            raise Diverged(trainer.step, str(error)) from error
+        trainer.tracker.sample(trainer.where() | {"text": text} | settings.model_dump())
+
+
+class ShownProgress(Watcher):
+    """The progress bar."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self.bar = bar
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """The losses of the step."""
+        self.bar.show(line, "train/epoch_loss" in line)
+
+
+class Checkpoints(Watcher):
+    """Saves the state where it is time; after a signal, saves and leaves."""
+
+    def __init__(self, received: Sequence[int]) -> None:
+        """`received` fills with the signals that ask the run to stop."""
+        self.received, self.saved_at = received, time.perf_counter()
+
+    def on_step_end(self, trainer: Trainer, line: Line) -> None:
+        """Raises Interrupted after a signal."""
+        if trainer.finished() or not trainer.step:
+            return
+        every = trainer.settings.checkpoint_every
+        if every is None:
+            now = time.perf_counter() - self.saved_at >= CHECKPOINT_SECONDS and trainer.epoch_done
+        else:
+            now = due(every, trainer)
+        if now or self.received:
+            lines, spent = trainer.tracker.lines(), trainer.elapsed()
+            checkpoint.save(trainer.directory, trainer.step, trainer.model, trainer.optimizer, lines, spent)
+            self.saved_at = time.perf_counter()
+        if self.received:
+            raise Interrupted(f"stopped after step {trainer.step}; state saved", self.received[0])

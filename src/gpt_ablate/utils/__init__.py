@@ -1,0 +1,1 @@
+"""Errors, files, messages, devices and random streams: what every other part may use."""
