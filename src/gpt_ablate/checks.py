@@ -25,7 +25,8 @@ def _folder_name(key: str, name: str | None) -> list[Problem]:
     return [Problem(key, name, "the name of one folder: printable, no path in it")]
 
 
-def _shape(config: Config) -> list[Problem]:
+def shape(config: Config) -> list[Problem]:
+    """A width that its heads cannot divide among them."""
     model = config.model
     if model.d_model % model.n_head:
         near = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
@@ -53,25 +54,31 @@ def _data(config: Config) -> list[Problem]:
 
 
 def _memory(config: Config) -> list[Problem]:
-    """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept.
-
-    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
-    """
-    from . import devices, tokenizer
+    """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept."""
+    from . import devices
 
     if devices.check(config.trainer.device):
         return []
     model, memory = config.model, devices.memory_bytes(config.trainer.device)
-    tables = (
-        tokenizer.VOCAB_SIZE * model.d_model * (1 if model.tie_weights else 2) + model.context_length * model.d_model
-    )
-    layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
     gradients_kept = config.trainer.grad_clip is not None or config.trainer.accumulate > 1
-    needed = (16 if gradients_kept else 12) * (tables + (0 if config.plugins else model.n_layer) * layer)
+    needed = (16 if gradients_kept else 12) * least_parameters(config)
     told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
     if needed > memory:
         return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
     return []
+
+
+def least_parameters(config: Config) -> int:
+    """How many parameters the model has at least.
+
+    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
+    """
+    from . import tokenizer
+
+    model = config.model
+    tables = tokenizer.VOCAB_SIZE * (1 if model.tie_weights else 2) + model.context_length
+    layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
+    return tables * model.d_model + (0 if config.plugins else model.n_layer) * layer
 
 
 def batch_memory(config: Config) -> list[Problem]:
@@ -188,7 +195,7 @@ def _device(config: Config) -> list[Problem]:
 CHECKS: dict[Callable[[Config], list[Problem]], tuple[str, ...]] = {
     _study: ("study",),
     _arm: ("arm",),
-    _shape: ("model.d_model", "model.n_head"),
+    shape: ("model.d_model", "model.n_head"),
     _data: ("data.name", "data.path", "data.dir", "data.dtype"),
     _memory: ("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins"),
     _encodable: tuple(Config.model_fields),
