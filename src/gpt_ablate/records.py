@@ -177,9 +177,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 def check_metrics(line: dict[str, Any], where: str) -> None:
     """Raise UsageError, naming `where`, for a line of metrics.jsonl that is damaged."""
     try:
-        TypeAdapter(_Metrics).validate_python(line)
+        _METRICS.validate_python([line])
     except ValidationError as error:
-        raise _damaged(where, _told(error)) from error
+        raise _damaged(where, _told(error, 1)) from error
 
 
 _METRICS, _SAMPLES = TypeAdapter(list[_Metrics]), TypeAdapter(list[_Sample])

@@ -13,7 +13,7 @@ from typing import Any
 from . import curves, fairness, results
 from .config import ReportConfig
 from .curves import Curve
-from .levels import cell_name, factors_of, keys_of, label, level_of, nearest_cell, place_of, planned_level
+from .levels import cell_name, factors_of, groups_in, keys_of, label, level_of, nearest_cell, place_of, planned_level
 from .records import read_plan
 from .registry import Problem, UsageError
 from .runs import STUDY_FILE, RunDirectory, find
@@ -204,14 +204,13 @@ def _refuse_twins(runs: Iterable[StudyRun]) -> None:
 def _absent(plan: Mapping[str, Any] | None, runs: Sequence[StudyRun], keys: Sequence[str]) -> list[AbsentRun]:
     """The planned runs that are neither in their place nor, by fingerprint, in another."""
     there = {run.name for run in runs} | {(run.record["fingerprint"], run.repeat) for run in runs}
-    absent, records = [], [run.record for run in runs]
+    groups, unswept = groups_in([run.record for run in runs], keys), {key: _unswept(runs, key) for key in keys}
+    absent = []
     for planned in plan["runs"] if plan else []:
         recorded, repeat = planned["levels"], int(planned["levels"].get("repeat", 0))
         if planned["path"] in there or (planned["fingerprint"], repeat) in there:
             continue
-        levels = {
-            key: planned_level(records, key, recorded[key]) if key in recorded else _unswept(runs, key) for key in keys
-        }
+        levels = {key: planned_level(groups, key, recorded[key]) if key in recorded else unswept[key] for key in keys}
         cell = cell_name(levels, runs[0].record["axes"])
         absent.append(AbsentRun(planned["path"], cell, levels, planned["seed"], repeat))
     return absent
