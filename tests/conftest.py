@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from gpt_ablate.kernels import linear
 TINY = ["model=micro", "data=sample", "model.dropout=0", "trainer.device=cpu"]
 
 
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:  # as nohup and a shell's background jobs start their commands
+        signal.signal(_number, _default)
 torch.set_num_threads(1)  # tiny products: threads would only wait for each other
 
 

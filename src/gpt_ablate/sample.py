@@ -63,8 +63,12 @@ def _sample(args: argparse.Namespace) -> None:
     for i in range(args.num_samples):
         draws = random_streams.generator(args.seed, f"sampling/{i}")
         print(shown(settings.prompt), end="", flush=True)
-        for text in tokenizer.stream_text(generation.generate(model, prompt, settings, draws)):
-            print(shown(text), end="", flush=True)
+        try:
+            for text in tokenizer.stream_text(generation.generate(model, prompt, settings, draws)):
+                print(shown(text), end="", flush=True)
+        except FloatingPointError as error:
+            print(flush=True)
+            raise UsageError([Problem("run", str(args.run), f"a run whose weights are finite ({error})")]) from error
         print("\n" if i + 1 < args.num_samples else "")
 
 

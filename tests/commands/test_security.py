@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from small_runs import small_run, train
 from synthetic import Shape, make_study
 
@@ -131,6 +134,47 @@ def test_weights_of_another_model_are_refused(
     (other.checkpoints / "final").rename(run.checkpoints / "final")
     with pytest.raises(UsageError, match="weights of this run's model"):
         load_trained(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("n_head", 3, "model.n_head = 3"),
+        ("n_layer", 2**50, "weights of this run's model"),
+        ("d_model", 2**40, "weights of this run's model"),
+        ("mlp_hidden", 2**50, "weights of this run's model"),
+        ("context_length", 2**50, "weights of this run's model"),
+        (None, None, "norm = None"),
+    ],
+)
+def test_a_config_that_no_model_of_this_size_has_is_refused(
+    key: str | None, value: int | None, named: str, run: RunDirectory
+) -> None:
+    """Before it is built, which would take all memory, or for ever."""
+
+    def change(record: dict[str, Any]) -> None:
+        if key is None:
+            del record["config"]["norm"]
+        else:
+            record["config"]["model"][key] = value
+
+    rewrite(run.run_file, change)
+    with pytest.raises(UsageError, match=named):
+        load_trained(run)
+
+
+def test_weights_that_are_not_finite_are_told_without_a_traceback(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = run.checkpoints / "final/model.safetensors"
+    save_file({name: torch.full_like(value, math.nan) for name, value in load_file(weights).items()}, weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    rewrite(weights.with_name("state.json"), lambda state: state.update(sha256={weights.name: digest}))
+    monkeypatch.setattr("sys.argv", ["sample", str(run.path)])
+    with pytest.raises(SystemExit) as stop:
+        sample.main()
+    assert stop.value.code == 2
+    assert "a run whose weights are finite" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint", ".hydra", ".lock", "checkpoint/step_000000001"])

@@ -15,7 +15,7 @@ from test_registry import PLUGIN
 from gpt_ablate.axes.norm import norms
 from gpt_ablate.launching.planning import Plan, make_plan
 from gpt_ablate.studies import study
-from gpt_ablate.studies.factors import level_of, planned_level
+from gpt_ablate.studies.factors import groups_in, level_of, planned_level
 from gpt_ablate.studies.run_directory import described
 from gpt_ablate.utils.errors import UsageError
 
@@ -93,7 +93,7 @@ def test_an_option_is_called_by_what_was_chosen(
     assert [run.config.levels()[key] for run in made.runs] == levels
     records = [described(run.config, run.overrides) for run in made.runs]
     assert [level_of(record, key) for record in records] == levels
-    assert [planned_level(records, key, level) for level in levels] == levels
+    assert [planned_level(groups_in(records, [key]), key, level) for level in levels] == levels
 
 
 def test_an_option_that_a_built_in_one_hides_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:

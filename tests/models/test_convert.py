@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt_ablate.axes.attention import ParallelAttention
+from gpt_ablate.axes.mlp import Gelu
+from gpt_ablate.axes.norm import PreNorm
 from gpt_ablate.config.schema import Config
 from gpt_ablate.models.gpt import GPT
 from gpt_ablate.models.huggingface import from_hf, to_hf
@@ -167,17 +171,67 @@ def test_a_model_of_ours_exports(
 @pytest.mark.parametrize(
     ("variant", "named"),
     [
-        ("norm=post", r"norm = 'PostNorm': pre"),
-        ("normalizer=rmsnorm", r"normalizer = 'RMSNorm': layernorm"),
-        ("position=rope", r"position = 'RotaryPosition': learned"),
-        ("position=none", r"position = 'NoPosition': learned"),
-        ("mlp=swiglu", r"mlp = 'SwiGLU': gelu"),
-        ("residual=parallel", r"residual = 'Parallel': sequential"),
+        ("norm=post", r"norm = 'PostNorm': PreNorm"),
+        ("normalizer=rmsnorm", r"normalizer = 'RMSNorm': LayerNorm"),
+        ("position=rope", r"position = 'RotaryPosition': LearnedPosition"),
+        ("position=none", r"position = 'NoPosition': LearnedPosition"),
+        ("mlp=swiglu", r"mlp = 'SwiGLU': Gelu"),
+        ("residual=parallel", r"residual = 'Parallel': Sequential"),
     ],
 )
 def test_what_gpt2_has_not_cannot_be_exported(variant: str, named: str, configure: Callable[..., Config]) -> None:
     with pytest.raises(UsageError, match=named):
         to_hf(GPT(configure(variant, *overrides_of("wide")), 97))
+
+
+class _Doubled(ParallelAttention):
+    def forward(self, x: Tensor, cache: object = None) -> Tensor:
+        return 2 * super().forward(x, cache)
+
+
+class _Linear(Gelu):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.fc(x))
+
+
+class _Unnormed(PreNorm):
+    def forward(self, x: Tensor, cache: object = None) -> Tensor:
+        return x + self.mlp(x)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "named"),
+    [
+        ("layers.1.attention", "__class__", _Doubled, "attention = '_Doubled'"),
+        ("layers.1.mlp", "__class__", _Linear, "mlp = '_Linear'"),
+        ("layers.1", "__class__", _Unnormed, "norm = '_Unnormed'"),
+        ("layers.1.norm2", "eps", 1e-2, r"norm.eps = \[1e-05, 0.01\]"),
+        ("final_norm", "eps", 1e-2, "norm.eps"),
+        ("layers.1.attention.dropout", "p", 0.5, "model.dropout"),
+        ("layers.1.dropout", "p", 0.5, "model.dropout"),
+    ],
+)
+def test_a_part_that_gpt2_has_not_is_not_exported_as_another(
+    part: str, key: str, value: object, named: str, configure: Callable[..., Config]
+) -> None:
+    """Its parameters have the names and shapes of GPT-2's, and it computes something else."""
+    model = GPT(configure(*overrides_of("wide")), 97)
+    setattr(model.get_submodule(part), key, value)
+    with pytest.raises(UsageError, match=named):
+        to_hf(model)
+
+
+def test_a_source_that_is_no_gpt2_with_a_head_is_refused(configure: Callable[..., Config]) -> None:
+    with pytest.raises(UsageError, match="source = 'GPT2Model'"):
+        from_hf(hugging_face("wide").transformer, configure(*overrides_of("wide")))
+
+
+def test_without_transformers_the_extra_is_named(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UsageError, match=r"pip install 'gpt_ablate\[hf\]'"):
+        to_hf(GPT(configure(*overrides_of("wide")), 97))
 
 
 def test_a_config_of_another_shape_is_refused(configure: Callable[..., Config]) -> None:

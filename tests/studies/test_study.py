@@ -59,7 +59,7 @@ def test_a_line_of_a_loss_without_a_time_has_no_place_among_the_times(tmp_path: 
     root = make_study(tmp_path / "s", NORMS)
     run = study.read(root).runs[0]
     with run.directory.metrics_file.open("a") as file:
-        file.write('{"step": 1000000, "tokens": 1, "train/loss": 1e300}\n')
+        file.write('{"step": 1000000, "tokens": 1, "train/loss": 1e30}\n')
     curves = study.read(root).runs[0].curves
     assert len(curves["train/loss"].steps) == len(run.curves["train/loss"].steps) + 1
     assert len(curves["seconds"].steps) == len(curves["seconds"].values) == len(run.curves["seconds"].steps)

@@ -118,7 +118,7 @@ def test_a_signal_while_the_state_is_saved_costs_nothing(
     stoppable: None,
 ) -> None:
     signals_in(monkeypatch, trainer.Trainer, "_optimise", signal.SIGTERM)
-    for name in ("save_model", "save_file", "write_json"):
+    for name in ("save_file", "write_json"):
         signals_in(monkeypatch, checkpoint, name, number, at=1)
     with pytest.raises(Interrupted, match="after step 2; state saved"):
         train(small(), tmp_path / "run")

@@ -44,7 +44,8 @@ def _folder_name(key: str, name: str | None) -> list[Problem]:
 
 
 @rule("model.d_model", "model.n_head")
-def _shape(config: Config) -> list[Problem]:
+def shape(config: Config) -> list[Problem]:
+    """A width that its heads cannot divide among them."""
     model = config.model
     if model.d_model % model.n_head:
         near = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]

@@ -1,17 +1,20 @@
-"""The typed schema of a config, and resolve(): every check on it, once."""
+"""The typed schema of a config."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
 
 from gpt_ablate.config import registry
-from gpt_ablate.config.fingerprint import IMPLIED, _digest, comparable, flatten
+from gpt_ablate.config.fingerprint import IMPLIED, comparable, digest, flatten
 from gpt_ablate.utils.texts import universal
 
 VOCAB_SIZE = 50257
 """Tokens of GPT-2's encoding."""
+LONGEST_PROMPT = 1 << 17
+"""In characters; far above any context."""
 _MOST = 2**53  # far above any count that can be trained with, and exact as a float
 Count = Annotated[int, Field(ge=1, le=_MOST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -104,10 +107,17 @@ class TrainerConfig(Section):
     fail_fast: bool = False
 
 
+def _short(prompt: str) -> str:
+    """pydantic's own max_length does not take what no UTF-8 can hold, such as a terminal's stray bytes."""
+    if len(prompt) > LONGEST_PROMPT:
+        raise PydanticCustomError("string_too_long", f"String should have at most {LONGEST_PROMPT} characters")
+    return prompt
+
+
 class SamplingConfig(Section):
     """How text is drawn from the model."""
 
-    prompt: Annotated[str, Field(max_length=1 << 17), AfterValidator(universal)]
+    prompt: Annotated[str, AfterValidator(_short), AfterValidator(universal)]
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     top_k: Count | None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
@@ -190,4 +200,4 @@ class Config(Section):
 
     def fingerprint(self, **content: str) -> str:
         """SHA-256 of what decides a run's result: the config less what does not, and the hashes of `content`."""
-        return _digest(comparable(self.record()) | content)
+        return digest(comparable(self.record()) | content)

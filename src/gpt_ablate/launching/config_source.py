@@ -6,7 +6,7 @@ import io
 import os
 from pathlib import Path
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
@@ -21,10 +21,11 @@ MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 20, 10_000, 50
 """Far above any config; within them, a config is read in a moment."""
 
 
-class CheckedSource(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's files, each checked before OmegaConf, which copies what an alias names, builds its values.
 
-    Hydra would take a byte order mark for a part of the first line.
+    Hydra would take a byte order mark for a part of the first line. The name is that of Hydra's own class: where it
+    registers that again, as in the processes of joblib, it leaves a class of the same name in place.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -85,4 +86,4 @@ def _check(text: str, file: Path) -> None:
 def install() -> None:
     """Let Hydra read its files so, from wherever a config is searched."""
     Plugins.instance()  # which registers Hydra's own source
-    SourcesRegistry.instance().types[CheckedSource.scheme()] = CheckedSource
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

@@ -29,6 +29,7 @@ _PLACES = "GPT_ABLATE_PLACES"  # how many runs this machine takes at once
 _GPUS = "GPT_ABLATE_GPUS"  # the launch's CUDA devices, as CUDA_VISIBLE_DEVICES names them
 _SECONDS_BETWEEN_LOOKS = 0.5
 _BASIC, _JOBLIB, _LOCAL, _SLURM = "BasicLauncher", "JoblibLauncher", "LocalLauncher", "SlurmLauncher"
+_RAY = "RayLauncher"
 _held: list[FileLock] = []
 _until_exit = ExitStack()
 
@@ -160,6 +161,11 @@ def waiting(launcher: str, study: Path) -> Iterator[Sequence[int]]:
                     yield received
             else:
                 yield received
+    elif launcher == _RAY:
+        try:
+            yield ()
+        except KeyboardInterrupt:  # Ray raises one of its own in the place of ours
+            raise signals.Interrupted("stopped", signal.SIGINT) from None
     else:
         yield ()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gpt_ablate.axes.attention import LoopedAttention, ParallelAttention, SdpaAttention
 from gpt_ablate.axes.mlp import Gelu
 from gpt_ablate.axes.norm import PreNorm
 from gpt_ablate.axes.position import LearnedPosition
@@ -42,12 +43,17 @@ _FIXED = {
 def from_hf(source: GPT2LMHeadModel, config: Config) -> GPT:
     """A GPT of `config` with the weights of `source`.
 
-    Raises UsageError where the two differ in shape, biases or norm placement, or in weights that are one tensor here.
+    Raises UsageError where the two differ in shape, biases or norm placement, or in weights that are one tensor here,
+    or where either is no GPT-2.
     """
+    if (kind := type(source).__name__) != "GPT2LMHeadModel":
+        raise UsageError([Problem("source", kind, "a GPT2LMHeadModel")])
     problems = _unlike(source.config, config)
     if problems:
         raise UsageError(problems)
     model = GPT(config, source.config.vocab_size).to(next(source.parameters()).dtype)
+    if problems := _unlike_gpt2(model):
+        raise UsageError(problems)
     theirs = source.state_dict()
     ours = {}
     for name in model.state_dict():
@@ -70,18 +76,14 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
     It has only the head's weights in common with the token embedding; others that layers here share become copies.
     Raises UsageError for a model that GPT-2's architecture cannot hold, such as a post-norm one.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError as error:
+        raise UsageError([Problem("transformers", None, "pip install 'gpt_ablate[hf]'")]) from error
 
+    if problems := _unlike_gpt2(model):
+        raise UsageError(problems)
     first: Any = model.layers[0]
-    for axis, parts, of_gpt2 in (
-        ("norm", list(model.layers), PreNorm),
-        ("normalizer", [model.final_norm], nn.LayerNorm),
-        ("position", [model.position_embedding], LearnedPosition),
-        ("mlp", [layer.mlp for layer in model.layers if isinstance(layer, PreNorm)], Gelu),
-        ("residual", [layer.residual for layer in model.layers if isinstance(layer, PreNorm)], Sequential),
-    ):
-        if others := [type(part).__name__ for part in parts if type(part) is not of_gpt2]:
-            raise UsageError([Problem(axis, others[0], f"{_VARIANTS[axis]}: GPT-2 has no other")])
     vocab_size, d_model = model.token_embedding.weight.shape
     dropout = model.dropout.p
     shape = GPT2Config(
@@ -97,6 +99,8 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
         attn_pdrop=dropout,
         layer_norm_epsilon=first.norm1.eps,
         tie_word_embeddings=model.head.weight is model.token_embedding.weight,
+        bos_token_id=vocab_size - 1,  # end-of-text, the last of a vocabulary
+        eos_token_id=vocab_size - 1,
     )
     target: Any = GPT2LMHeadModel(shape)
     target.to(model.head.weight.dtype)
@@ -113,6 +117,36 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
     assert not missing, missing
     assert not unexpected, unexpected
     return target.train(model.training)
+
+
+def _unlike_gpt2(model: GPT) -> list[Problem]:
+    """Every part of ours that GPT-2 does not have; another class, such as a plugin's, may compute anything."""
+    problems: dict[str, Problem] = {}
+
+    def expect(where: str, part: Any, *known: type) -> bool:
+        if type(part) not in known:
+            allowed = f"{' or '.join(kind.__name__ for kind in known)}: GPT-2 has nothing else there"
+            problems.setdefault(where, Problem(where, type(part).__name__, allowed))
+        return type(part) in known
+
+    expect("position", model.position_embedding, LearnedPosition)
+    expect("normalizer", model.final_norm, nn.LayerNorm)
+    norms, dropouts = {getattr(model.final_norm, "eps", None)}, {model.dropout.p}
+    layer: Any
+    for layer in model.layers:
+        if not (expect("norm", layer, PreNorm) and expect("residual", layer.residual, Sequential)):
+            continue
+        for norm in (layer.norm1, layer.norm2):
+            if expect("normalizer", norm, nn.LayerNorm):
+                norms.add(norm.eps)
+        expect("mlp", layer.mlp, Gelu)
+        if expect("attention", layer.attention, LoopedAttention, ParallelAttention, SdpaAttention):
+            dropouts.add(layer.attention.dropout.p)
+        dropouts.add(layer.dropout.p)
+    for key, values in (("norm.eps", norms), ("model.dropout", dropouts)):
+        if not problems and len(values) > 1:
+            problems[key] = Problem(key, sorted(values), "one value in all layers")
+    return list(problems.values())
 
 
 def _their_name(name: str) -> tuple[str, bool]:

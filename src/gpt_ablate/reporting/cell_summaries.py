@@ -92,7 +92,8 @@ def budgets(study: Study, metric: Metric) -> list[dict[str, Any]]:
     """
     shown = metric if metric.curve else METRICS["eval/train_loss"]
     assert shown.curve is not None
-    finished = [run for run in study.runs if run.status == "done" and run.repeat == 0 and shown.curve in run.curves]
+    needed = {shown.curve, "seconds"}
+    finished = [run for run in study.runs if run.status == "done" and run.repeat == 0 and needed <= run.curves.keys()]
     found = []
     for unit in UNITS if finished else ():
         budget = min(float(spent(run, run.curves[shown.curve].steps, unit)[-1]) for run in finished)

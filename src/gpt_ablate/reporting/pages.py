@@ -127,8 +127,9 @@ class Open:
 def _open(report: Mapping[str, Any]) -> list[Open]:
     """The seeds that comparisons without a shown difference need, the fewest first, grouped by command."""
     groups: dict[tuple[bool, str | None], list[str]] = {}
+    kinds = (*EFFECTS, leading(report))
     for each in sorted(report["comparisons"], key=lambda each: each["more_seeds"] or 0):
-        if each["more_seeds"] and each["kind"] in (*EFFECTS, leading(report)):
+        if each["more_seeds"] and each["kind"] in kinds:
             within_reach = each["more_seeds"] <= MOST_SEEDS
             groups.setdefault((within_reach, each["command"]), []).append(_need(each, report))
     return [

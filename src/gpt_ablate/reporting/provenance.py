@@ -92,7 +92,8 @@ def _notes(study: Study) -> Iterable[str]:
     """What makes the cells less comparable than they look."""
     for unit in UNITS:
         amounts = {
-            cell: [_total(run, unit) for run in runs if run.status == "done"] for cell, runs in study.cells().items()
+            cell: [_total(run, unit) for run in runs if run.status == "done" and "seconds" in run.curves]
+            for cell, runs in study.cells().items()
         }
         means = {study.label(cell): sum(spent) / len(spent) for cell, spent in amounts.items() if spent}
         if means and max(means.values()) > min(means.values()) * (1 + _NOTED[unit]):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt_ablate.studies import results
-from gpt_ablate.studies.records import read_plan
+from gpt_ablate.studies.records import check_metrics, read_plan
 from gpt_ablate.studies.run_directory import STUDY_FILE, RunDirectory, find
 from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import misplaced, object_in
@@ -22,19 +22,11 @@ from gpt_ablate.utils.messages import visible
 from gpt_ablate.utils.texts import universal_bytes
 
 _TAIL_BYTES = 1 << 14
-
-
 _UNFINISHED = ("running", "waiting", "interrupted")
-
-
 _FIRST = ("running", "interrupted", "failed", "diverged", "waiting", "done")
 """Which runs a screen shows where it has not room for all."""
-
-
 _WIDEST = 100
 """Columns of a line that a name or an error is given room for; a longer one moves what comes after it."""
-
-
 _TITLES = ("run", "status", "step", "train loss", "tokens/s", "left")
 
 
@@ -70,8 +62,8 @@ def _standing(name: str, run: RunDirectory | None) -> Standing:
     line = _last_line(run.metrics_file)
     step, steps = line.get("step"), record.get("total_steps")
     remaining = None
-    if step and steps and status in _UNFINISHED:
-        remaining = (steps - step) * line["wall_time"] / step
+    if step and steps and "wall_time" in line and status in _UNFINISHED:
+        remaining = max(0, steps - step) * line["wall_time"] / step
     error = record["error"].strip().splitlines()[-1] if status == "failed" and record["error"] else None
     return Standing(name, status, step, steps, line, remaining, line.get("wall_time"), error)
 
@@ -86,7 +78,11 @@ def _last_line(metrics: Path) -> dict[str, Any]:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
         whole = universal_bytes(file.read()).rpartition(b"\n")[0]
     last = whole.rpartition(b"\n")[2]
-    return object_in(last, str(metrics)) if last else {}
+    if not last:
+        return {}
+    line = object_in(last, str(metrics))
+    check_metrics(line, f"{metrics} (its last line)")
+    return line
 
 
 def table(standings: list[Standing], most: int) -> Table:

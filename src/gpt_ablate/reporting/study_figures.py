@@ -41,7 +41,8 @@ def leading(report: Mapping[str, Any]) -> str:
 
 
 def _effects(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    rows = [c for c in report["comparisons"] if c["kind"] == leading(report)]
+    kind = leading(report)
+    rows = [c for c in report["comparisons"] if c["kind"] == kind]
     caption = (
         "Differences from the baseline, paired by seed. Grey dots: single seed pairs. Diamond and bar: mean and 95 % "
         "confidence interval. The p-values in the table are adjusted for several comparisons; the intervals are not."

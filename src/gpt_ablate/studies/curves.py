@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_ablate.studies.run_directory import RunDirectory
-from gpt_ablate.utils.errors import Problem, UsageError
 
 KEYS = ("train/loss", "train/epoch_loss", "eval/train_loss", "eval/val_loss")
 """What becomes a curve under its own name; "seconds" joins them."""
@@ -32,15 +31,12 @@ def read(directory: RunDirectory) -> tuple[dict[str, Curve], dict[str, float]]:
     Raises UsageError, naming file and line, where a line is damaged.
     """
     lines = directory.metrics()
-    try:
-        curves = {key: _curve(lines, key) for key in KEYS}
-        # tokens / step is the same for every step of a run, so this is the time of each step
-        timed = [line for line in lines if "tokens_per_second" in line]
-        seconds = [line["tokens"] / line["step"] / line["tokens_per_second"] for line in timed]
-        steps = np.array([line["step"] for line in timed], dtype=np.int64)
-        curves["seconds"] = Curve(steps, np.cumsum(np.array(seconds, dtype=np.float64)))
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise _damage(directory, lines) from error
+    curves = {key: _curve(lines, key) for key in KEYS}
+    # tokens / step is the same for every step of a run, so this is the time of each step
+    timed = [line for line in lines if "tokens_per_second" in line]
+    seconds = [line["tokens"] / line["step"] / line["tokens_per_second"] for line in timed]
+    steps = np.array([line["step"] for line in timed], dtype=np.int64)
+    curves["seconds"] = Curve(steps, np.cumsum(np.array(seconds, dtype=np.float64)))
     last: dict[str, float] = {}
     for line in lines:
         last.update(line)
@@ -60,15 +56,3 @@ def _curve(lines: list[dict[str, Any]], key: str) -> Curve:
     points = [(line["step"], line[key]) for line in lines if key in line]
     steps, values = zip(*points, strict=True) if points else ((), ())
     return Curve(np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
-
-
-def _damage(directory: RunDirectory, lines: list[dict[str, Any]]) -> UsageError:
-    """The error that names the first line whose values are not the numbers that training writes."""
-    for number, line in enumerate(lines, 1):
-        positive = ("step", "tokens", "tokens_per_second") if "tokens_per_second" in line else ()
-        for key in ("step", *positive, *(key for key in KEYS if key in line)):
-            value = line.get(key)
-            if not isinstance(value, int | float) or (key in positive and value <= 0):
-                where = f"{directory.metrics_file}:{number}"
-                return UsageError([Problem("run directory", where, f"a number for {key}, not {value!r}")])
-    raise AssertionError("every line has the numbers that a curve needs")

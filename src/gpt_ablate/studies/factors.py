@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -58,10 +58,18 @@ def as_text(value: Any) -> str:
     return str(int(number)) if number.is_integer() else str(number)
 
 
-def planned_level(records: Sequence[Mapping[str, Any]], key: str, level: Any) -> str:
-    """The level that a plan notes for a key, as `level_of` would have it."""
-    of_group = any(key in record["axes"] or isinstance(record["config"].get(key), Mapping) for record in records)
-    return visible(str(level)) if of_group else as_text(level)
+def groups_in(records: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> set[str]:
+    """Those of `keys` whose levels are options of a group: text, even where they look like numbers."""
+    return {
+        key
+        for key in keys
+        if any(key in record["axes"] or isinstance(record["config"].get(key), Mapping) for record in records)
+    }
+
+
+def planned_level(groups: Container[str], key: str, level: Any) -> str:
+    """The level that a plan notes for a key, as `level_of` would have it; `groups` as of `groups_in`."""
+    return visible(str(level)) if key in groups else as_text(level)
 
 
 def as_folder(name: str) -> str:

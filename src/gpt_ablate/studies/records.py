@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from typing_extensions import NotRequired, TypedDict
 
 from gpt_ablate.config.fingerprint import IMPLIED
 from gpt_ablate.config.schema import Config, ReportConfig
 from gpt_ablate.utils.errors import Problem, UsageError
-from gpt_ablate.utils.files import read_json
+from gpt_ablate.utils.files import read_json, read_lines
 
 SCHEMA_VERSION = 1
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+_LARGEST = 3.4e38
+"""What float32 can hold, as all that is recorded: of larger numbers squares and sums would overflow."""
+_MOST = 2**53
+Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+Amount = Annotated[float, Field(ge=0, le=_LARGEST)]
+Rate = Annotated[float, Field(gt=1e-30, le=_LARGEST)]
+Step = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class _Part(BaseModel):
@@ -24,11 +31,11 @@ class _Part(BaseModel):
 
 class _Data(_Part):
     sha256: str
-    unigram_entropy: Finite
-    ln_vocab: Annotated[Finite, Field(gt=0)]
+    unigram_entropy: Annotated[float, Field(ge=0, le=100)]
+    ln_vocab: Annotated[float, Field(ge=0.1, le=100)]
     train_tokens: int = 0
     val_tokens: int = 0
-    val_bytes_per_token: Annotated[Finite, Field(gt=0)] | None = None
+    val_bytes_per_token: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
 
 
 class _Hardware(_Part):
@@ -72,24 +79,58 @@ class _Run(_Part):
 
 class _Best(_Part):
     value: Finite
-    step: int
+    step: Step
 
 
 class _Result(_Part):
     status: Literal["done", "diverged"]
     diverged: str | None = None
-    step: Annotated[int, Field(ge=0)]
+    step: Step
     tokens: Annotated[int, Field(ge=0)]
     final: dict[str, Finite]
     best: dict[str, _Best | None] = {}
-    parameters: int
-    flops_per_token: Finite
-    flops: Finite
-    seconds_per_step: Finite | None = None
-    tokens_per_second: Finite | None = None
-    wall_time: Finite
-    peak_rss_bytes: int | None = None
-    peak_cuda_bytes: int | None = None
+    parameters: Annotated[int, Field(ge=0)]
+    flops_per_token: Amount
+    flops: Amount
+    seconds_per_step: Rate | None = None
+    tokens_per_second: Rate | None = None
+    wall_time: Amount
+    peak_rss_bytes: Annotated[int, Field(gt=0)] | None = None
+    peak_cuda_bytes: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_trained(self) -> _Result:
+        if self.status == "done" and not self.step:
+            raise ValueError("a run that is done has taken at least one step")
+        return self
+
+
+_Metrics = TypedDict(  # which pydantic checks in a tenth of the time that a model takes
+    "_Metrics",
+    {
+        "step": Step,
+        "tokens": NotRequired[Annotated[int, Field(ge=0)]],
+        "wall_time": NotRequired[Amount],
+        "tokens_per_second": NotRequired[Rate],
+        "train/loss": NotRequired[Finite],
+        "train/epoch_loss": NotRequired[Finite],
+        "eval/train_loss": NotRequired[Finite],
+        "eval/val_loss": NotRequired[Finite],
+    },
+)
+_Metrics.__pydantic_config__ = ConfigDict(strict=True)  # type: ignore[attr-defined]
+
+
+class _Sample(_Part):
+    """A line of samples.jsonl."""
+
+    step: Step
+    wall_time: Amount = 0.0
+    prompt: str
+    text: str
+    temperature: Amount
+    top_k: int | None
+    top_p: Amount | None
 
 
 class _Planned(_Part):
@@ -132,6 +173,48 @@ def read_plan(path: Path) -> dict[str, Any]:
     return _read(path, _Plan, "plan")
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, by step. Raises UsageError, naming file and line, for one that is damaged."""
+    lines = read_lines(path)
+    _check_lines(path, lines, _METRICS)
+    before = -1
+    for number, line in enumerate(lines, 1):
+        step = line["step"]
+        if step <= before:
+            raise _damaged(f"{path}:{number}", f"step: {step} comes after {before}")
+        if "tokens_per_second" in line and not (step and line.get("tokens")):
+            raise _damaged(f"{path}:{number}", "tokens_per_second: of no step and no tokens")
+        before = step
+    return lines
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl. Raises UsageError, naming file and line, for one that is damaged."""
+    lines = read_lines(path)
+    _check_lines(path, lines, _SAMPLES)
+    return lines
+
+
+def check_metrics(line: dict[str, Any], where: str) -> None:
+    """Raise UsageError, naming `where`, for a line of metrics.jsonl that is damaged."""
+    try:
+        _METRICS.validate_python([line])
+    except ValidationError as error:
+        raise _damaged(where, _told(error, 1)) from error
+
+
+_METRICS, _SAMPLES = TypeAdapter(list[_Metrics]), TypeAdapter(list[_Sample])
+
+
+def _check_lines(path: Path, lines: list[dict[str, Any]], kind: TypeAdapter[Any]) -> None:
+    try:
+        kind.validate_python(lines)
+    except ValidationError as error:
+        number = error.errors()[0]["loc"][0]
+        assert isinstance(number, int)
+        raise _damaged(f"{path}:{number + 1}", _told(error, 1)) from error
+
+
 def _read(path: Path, part: type[_Part], what: str) -> dict[str, Any]:
     content = read_json(path)
     if content.get("schema_version") != SCHEMA_VERSION:
@@ -145,5 +228,15 @@ def _read(path: Path, part: type[_Part], what: str) -> dict[str, Any]:
 
 
 def _refusal(path: Path, error: ValidationError, *inside: str) -> UsageError:
-    told = "; ".join(f"{'.'.join(map(str, [*inside, *each['loc']]))}: {each['msg']}" for each in error.errors()[:3])
-    return UsageError([Problem("run directory", str(path), f"a whole record ({told})")])
+    return _damaged(str(path), _told(error, 0, *inside))
+
+
+def _damaged(where: str, told: str) -> UsageError:
+    return UsageError([Problem("run directory", where, f"a whole record ({told})")])
+
+
+def _told(error: ValidationError, skipped: int = 0, *inside: str) -> str:
+    """The first three errors: where in the record, less the first `skipped` parts, and what is wrong."""
+    return "; ".join(
+        f"{'.'.join(map(str, [*inside, *each['loc'][skipped:]]))}: {each['msg']}" for each in error.errors()[:3]
+    )

@@ -15,7 +15,7 @@ from gpt_ablate.config.fingerprint import comparable
 from gpt_ablate.config.schema import Config
 from gpt_ablate.studies import records
 from gpt_ablate.utils.errors import Problem, UsageError
-from gpt_ablate.utils.files import misplaced, read_lines, unusable, write_json
+from gpt_ablate.utils.files import misplaced, unusable, write_json
 
 STUDY_FILE = "study.json"
 """In a study's folder: what it asks, and the runs that launches have wanted."""
@@ -73,12 +73,12 @@ class RunDirectory:
         return records.read_result(self.result_file) if self.finished() else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl."""
-        return read_lines(self.metrics_file)
+        """All lines of metrics.jsonl. Raises UsageError for one that is damaged."""
+        return records.read_metrics(self.metrics_file)
 
     def samples(self) -> list[dict[str, Any]]:
-        """All lines of samples.jsonl."""
-        return read_lines(self.samples_file)
+        """All lines of samples.jsonl. Raises UsageError for one that is damaged."""
+        return records.read_samples(self.samples_file)
 
     def clear(self) -> None:
         """Remove what an earlier launch recorded, run.json and checkpoints apart."""

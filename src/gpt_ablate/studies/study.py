@@ -17,6 +17,7 @@ from gpt_ablate.studies.curves import Curve
 from gpt_ablate.studies.factors import (
     cell_name,
     factors_of,
+    groups_in,
     keys_of,
     label,
     level_of,
@@ -222,15 +223,14 @@ def _absent(
 ) -> list[AbsentRun]:
     """The planned runs that are neither in their place nor, by fingerprint, in another."""
     there = {run.name for run in runs} | {(run.record["fingerprint"], run.repeat) for run in runs}
-    absent, records = [], [run.record for run in runs]
+    groups, unswept = groups_in([run.record for run in runs], keys), {key: _unswept(runs, key) for key in keys}
+    absent = []
     for planned in plan["runs"] if plan else []:
         implied = {axis: variant["name"] for axis, variant in IMPLIED.items()}
         recorded, repeat = implied | planned["levels"], int(planned["levels"].get("repeat", 0))
         if planned["path"] in there or (planned["fingerprint"], repeat) in there:
             continue
-        levels = {
-            key: planned_level(records, key, recorded[key]) if key in recorded else _unswept(runs, key) for key in keys
-        }
+        levels = {key: planned_level(groups, key, recorded[key]) if key in recorded else unswept[key] for key in keys}
         cell = cell_name(levels, runs[0].record["axes"], named)
         absent.append(AbsentRun(planned["path"], cell, levels, planned["seed"], repeat))
     return absent

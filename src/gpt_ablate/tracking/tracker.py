@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from gpt_ablate.config.schema import Config
 from gpt_ablate.studies import hparams
 from gpt_ablate.studies.run_directory import RunDirectory, described
-from gpt_ablate.utils.files import read_lines, write_text
+from gpt_ablate.utils.files import write_text
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -44,8 +44,8 @@ class Tracker:
             events.unlink()
         self._writer = SummaryWriter(str(directory.path))
         self._tell(hparams.start(described(config, []), self._start))
-        self.history = _kept(directory.metrics_file, step)
-        samples = _kept(directory.samples_file, step)
+        self.history = _kept(directory.metrics_file, directory.metrics(), step)
+        samples = _kept(directory.samples_file, directory.samples(), step)
         for line in self.history:
             self._show_metrics(line)
         for line in samples:
@@ -114,9 +114,9 @@ def _json_line(line: Mapping[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _kept(path: Path, step: int) -> list[dict[str, Any]]:
+def _kept(path: Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
     """Lines of steps up to `step`; the file is cut to them."""
-    lines = [line for line in read_lines(path) if line["step"] <= step]
+    lines = [line for line in lines if line["step"] <= step]
     if path.exists():
         write_text(path, "".join(map(_json_line, lines)))
     return lines

@@ -21,6 +21,7 @@ from gpt_ablate.config.schema import Config
 from gpt_ablate.models import sharing
 from gpt_ablate.models.gpt import GPT
 from gpt_ablate.studies.run_directory import RunDirectory
+from gpt_ablate.training import hardware_rules
 from gpt_ablate.training.optimizers import Optimizer
 from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import content_of, read_json, write_json
@@ -137,6 +138,8 @@ def load_trained(directory: RunDirectory, best: bool = False, plugins: Sequence[
         if problem := _damage(folder):
             damaged.append(problem)
             continue
+        if larger := _larger(config, folder / _WEIGHTS):
+            raise UsageError([larger])
         model = GPT(config)
         load(folder, model)
         return model.eval(), config
@@ -147,16 +150,20 @@ def load_trained(directory: RunDirectory, best: bool = False, plugins: Sequence[
 def trained_config(directory: RunDirectory, plugins: Sequence[str]) -> Config:
     """The config that a run recorded.
 
-    Raises UsageError if it is damaged, or names plugins that are not among `plugins`.
+    Raises UsageError if it is damaged, no model has it, or it names plugins that are not among `plugins`.
     """
-    from gpt_ablate.config import registry
+    from gpt_ablate.config import registry, rules
 
     recorded = directory.record()["config"]
     if foreign := [name for name in recorded["plugins"] if name not in plugins]:
         allowed = "named with --plugin if you trust it: this run needs it, and importing it runs its code"
         raise UsageError([Problem("plugins", name, allowed) for name in foreign])
     registry.load(recorded["plugins"])
-    return Config.model_validate(recorded)
+    config = Config.model_validate(recorded)
+    problems = [Problem(axis, None, "a variant") for axis in registry.axis_names() if axis not in config.axes]
+    if problems := [*problems, *rules.shape(config)]:
+        raise UsageError(problems)
+    return config
 
 
 def _by_step(directory: RunDirectory) -> list[Path]:
@@ -217,6 +224,13 @@ def _damage(folder: Path) -> Problem | None:
         if not file.is_file() or _sha256(file) != digest:
             return Problem("checkpoint", str(file), "damaged: not the bytes that were written")
     return None
+
+
+def _larger(config: Config, weights: Path) -> Problem | None:
+    """A config whose model has more parameters than the file has bytes: to build it might never end."""
+    if (least := hardware_rules.least_parameters(config)) <= (size := weights.stat().st_size):
+        return None
+    return Problem("checkpoint", str(weights), f"weights of this run's model ({least:,} or more, not {size:,} bytes)")
 
 
 def _unrecorded(directory: RunDirectory, folder: Path) -> Problem | None:

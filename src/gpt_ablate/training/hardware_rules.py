@@ -10,21 +10,27 @@ from gpt_ablate.utils.errors import Problem
 
 @rule("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins")
 def _memory(config: Config) -> list[Problem]:
-    """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept.
-
-    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
-    """
+    """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept."""
     if devices.check(config.trainer.device):
         return []
     model, memory = config.model, devices.memory_bytes(config.trainer.device)
-    tables = VOCAB_SIZE * model.d_model * (1 if model.tie_weights else 2) + model.context_length * model.d_model
-    layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
     gradients_kept = config.trainer.grad_clip is not None or config.trainer.accumulate > 1
-    needed = (16 if gradients_kept else 12) * (tables + (0 if config.plugins else model.n_layer) * layer)
+    needed = (16 if gradients_kept else 12) * least_parameters(config)
     told = f"a model that fits in {memory / 1e9:.3g} GB; this one needs {needed / 1e9:.3g} GB to train"
     if needed > memory:
         return [Problem("model", f"{model.n_layer} layers of {model.d_model}", told)]
     return []
+
+
+def least_parameters(config: Config) -> int:
+    """How many parameters the model has at least.
+
+    Layers of a plugin may share their weights and need few of them, so with one of those no layer counts.
+    """
+    model = config.model
+    tables = VOCAB_SIZE * (1 if model.tie_weights else 2) + model.context_length
+    layer = 4 * model.d_model**2 + 2 * model.d_model * model.hidden
+    return tables * model.d_model + (0 if config.plugins else model.n_layer) * layer
 
 
 def batch_memory(config: Config) -> list[Problem]:

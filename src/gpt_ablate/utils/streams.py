@@ -40,11 +40,12 @@ def outlive(*, needed: bool, at_once: bool = True) -> Iterator[None]:
 
     _fill_closed()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _wrapped(sys.stdout, note), _wrapped(sys.stderr, lambda _: None)
+    output = _wrapped(sys.stdout, note)
+    sys.stdout, sys.stderr = output, _wrapped(sys.stderr, lambda _: None)
     try:
         try:
             yield
-            sys.stdout.flush()
+            output.flush()
         except SystemExit as stop:
             if not (needed and lost) or (stop.code and not isinstance(stop, _Lost)):
                 raise
