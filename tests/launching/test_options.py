@@ -22,7 +22,7 @@ from gpt_ablate.utils.errors import UsageError
 TINY = ("model=micro", "data=sample", "trainer.device=cpu")
 FILES = {
     "norm/myeps.yaml": "name: pre\neps: 1e-3\n",
-    "norm/same.yaml": "name: pre\neps: 1e-5\n",
+    "norm/same.yaml": "name: pre\neps: null\n",
     "norm/my eps.yaml": "defaults: [pre]\neps: 1e-2\n",
     "norm/exp/a.yaml": "name: post\neps: 1e-4\n",
     "init/wide.yaml": "name: gpt2\nstd: 0.2\n",
@@ -64,10 +64,10 @@ CASES = [
     ("plugins=[my_norms] norm.name=mine,pre", ["mine", "pre"], "norm", ["mine", "pre"]),
     ("norm=pre,myeps norm.name=post", ["post", "myeps.post"], "norm", ["post", "myeps.post"]),
     ("experiment=chosen layers=fresh,clone", ["myeps-fresh", "myeps-clone"], "norm", ["myeps", "myeps"]),
-    ("experiment=changed layers=fresh", ["post-fresh"], "norm", ["post"]),
+    ("experiment=changed layers=fresh", ["post"], "norm", ["post"]),
     ("norm=pre,'my~eps'", ["pre", "my%20eps"], "norm", ["pre", "my eps"]),
     *(
-        (f"{group}={one},{other}", [f"pre-fresh-parallel-{group}_{each}" for each in (one, other)], group, [one, other])
+        (f"{group}={one},{other}", [f"{group}_{each}" for each in (one, other)], group, [one, other])
         for group, one, other in (
             ("trainer", "default", "brief"),
             ("data", "sample", "thin"),
@@ -102,20 +102,28 @@ def test_an_option_that_a_built_in_one_hides_is_refused(plan: Callable[..., Plan
     for arguments in (["--multirun", "norm=pre,post"], []):
         with pytest.raises(UsageError, match=r"norm = 'pre': .*mine/norm/pre.yaml is hidden by .*conf/norm/pre.yaml"):
             plan(*arguments, *TINY)
-    own.write_text("name: pre\neps: 1e-5\n")  # nothing to tell: they are one
-    assert cells(plan("--multirun", *TINY, "norm=pre,post")) == ["pre-fresh-parallel", "post-fresh-parallel"]
+    own.write_text("name: pre\neps: null\n")  # nothing to tell: they are one
+    assert cells(plan("--multirun", *TINY, "norm=pre,post")) == ["pre", "post"]
 
 
 def test_two_options_that_hold_the_same_are_refused(plan: Callable[..., Plan]) -> None:
-    with pytest.raises(UsageError, match=r"norm = 'pre,same': options that differ; both are .*1e-05"):
+    with pytest.raises(UsageError, match=r"norm = 'pre,same': options that differ; both are .*pre"):
         plan("--multirun", *TINY, "norm=pre,same")
-    assert cells(plan("--multirun", *TINY, "norm=same")) == ["same-fresh-parallel"]
+    assert cells(plan("--multirun", *TINY, "norm=same")) == ["same"]
 
 
 def test_a_single_run_says_what_was_chosen(plan: Callable[..., Plan]) -> None:
     (run,) = plan(*TINY, "norm=myeps", "init=wide", "model=small").runs
     record = described(run.config, run.overrides)
-    assert record["axes"] == {"norm": "myeps", "layers": "fresh", "attention": "parallel"}
+    assert record["axes"] == {
+        "norm": "myeps",
+        "layers": "fresh",
+        "attention": "parallel",
+        "normalizer": "layernorm",
+        "position": "learned",
+        "mlp": "gelu",
+        "residual": "sequential",
+    }
     assert {"init": "wide", "model": "small", "data": "sample", "trainer": "default"}.items() <= record[
         "options"
     ].items()
@@ -132,16 +140,22 @@ SMALL = ("--multirun", "--config-dir=mine", "norm=post,myeps", "study=s")
 
 
 def as_older(root: Path) -> None:
-    """Change a study to what the version before wrote: no options in its records, axes by their variants."""
+    """Change a study to what an older version wrote: three axes, by their variants, and no options in its records."""
+    newer = ("normalizer", "position", "mlp", "residual")
     for file in root.glob("*/seed_*/run.json"):
         record = json.loads(file.read_text())
         del record["options"]
+        for axis in newer:
+            del record["axes"][axis], record["config"][axis]
         record["axes"] = {axis: record["config"][axis]["name"] for axis in record["axes"]}
         file.write_text(json.dumps(record))
-    (root / "myeps-fresh-parallel").rename(root / "pre-fresh-parallel")
+    for now, then in (("myeps", "pre"), ("post", "post")):
+        (root / now).rename(root / f"{then}-fresh-parallel")
     noted = json.loads((root / "study.json").read_text())
     for run in noted["runs"]:
-        run["path"] = run["path"].replace("myeps", "pre")
+        cell, _, seed = run["path"].partition("/")
+        run["path"] = f"{cell.replace('myeps', 'pre')}-fresh-parallel/{seed}"
+        run["levels"] = {axis: level for axis, level in run["levels"].items() if axis not in newer}
         run["levels"]["norm"] = run["levels"]["norm"].replace("myeps", "pre")
     (root / "study.json").write_text(json.dumps(noted))
 
@@ -157,7 +171,7 @@ def test_a_study_shows_options_and_goes_on_where_an_older_version_left_it(
     assert code == 0
     assert "norm=myeps" in told
     rows = (root / "results.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == [f"{n}-fresh-parallel/seed_0" for n in ("myeps", "post")]
+    assert [row.split(",")[0] for row in rows[1:]] == ["myeps/seed_0", "post/seed_0"]
     assert study.read(root).factors == {"norm": ["post", "myeps"]}
     as_older(root)
     assert study.read(root).factors == {"norm": ["post", "pre"]}

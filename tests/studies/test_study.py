@@ -70,7 +70,7 @@ def test_factors_have_the_baseline_first(tmp_path: Path) -> None:
     default = study.read(make_study(tmp_path / "a", cells, seeds=[0]))
     # norm: the variant of the default config; lr: the first of the launch, then by size
     assert default.factors == {"norm": ["pre", "post"], "optimizer.lr": ["0.01", "0.0001", "0.001"]}
-    assert default.baseline == "pre-clone-parallel-optimizer.lr_0.01"
+    assert default.baseline == "pre-clone-optimizer.lr_0.01"
     asked = {"baseline": {"norm": "post", "optimizer.lr": 1e-3}}
     named = study.read(make_study(tmp_path / "b", cells, seeds=[0], report=asked))
     assert named.label(named.baseline) == "norm=post optimizer.lr=0.001"
@@ -85,22 +85,24 @@ def test_a_run_that_was_moved_stays_in_its_cell(tmp_path: Path) -> None:
     read = study.read(root)
     assert read.missing == []
     moved = next(run for run in read.runs if run.name == "elsewhere")
-    assert (moved.cell, moved.seed) == ("pre-fresh-parallel-model.dropout_0", 1)
+    assert (moved.cell, moved.seed) == ("pre-model.dropout_0", 1)
     assert moved.levels == {"norm": "pre", "model.dropout": "0"}
 
 
-def test_one_cell_is_called_by_its_full_name(tmp_path: Path) -> None:
+def test_one_cell_is_called_by_what_is_not_the_default(tmp_path: Path) -> None:
     read = study.read(make_study(tmp_path / "s", {"norm": ["pre"]}))
     assert read.factors == {}
-    assert read.label(read.baseline) == "pre-fresh-parallel"
+    assert read.label(read.baseline) == "default"
+    read = study.read(make_study(tmp_path / "t", {"norm": ["post"], "layers": ["clone"]}))
+    assert read.label(read.baseline) == "post-clone"
 
 
 def test_what_was_planned_and_is_not_there_is_missing(tmp_path: Path) -> None:
     statuses = {f"post-fresh-parallel/seed_{seed}": "missing" for seed in range(3)}
     read = study.read(make_study(tmp_path / "s", NORMS, report={"baseline": {"norm": "post"}}, statuses=statuses))
     assert read.missing == list(statuses)
-    assert (read.factors, read.cells()["post-fresh-parallel"]) == ({"norm": ["post", "pre"]}, [])
-    assert read.baseline == "post-fresh-parallel"
+    assert (read.factors, read.cells()["post"]) == ({"norm": ["post", "pre"]}, [])
+    assert read.baseline == "post"
     (tmp_path / "s" / "study.json").unlink()
     assert study.read(tmp_path / "s").missing == []
 
