@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 TEXT = " ".join(f"The {i}th of {i * i} sheep said {'baa' if i % 3 else 'no'}." for i in range(23))
 RUN = [
@@ -68,8 +70,18 @@ def _timeless(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(events: Path) -> list[tuple[int, str, str]]:
-    """What TensorBoard shows, in its order, less the speed."""
+    """What TensorBoard shows, in its order, less the speed and the times."""
     shown = []
     for event in EventFileLoader(str(events)).Load():
-        shown += [(event.step, value.tag, str(value)) for value in event.summary.value if "perf/" not in value.tag]
+        shown += [(event.step, value.tag, _told(value)) for value in event.summary.value if "perf/" not in value.tag]
     return shown
+
+
+def _told(value: Summary.Value) -> str:
+    data = value.metadata.plugin_data
+    if data.plugin_name == "hparams":
+        content = HParamsPluginData.FromString(data.content)
+        content.session_start_info.ClearField("start_time_secs")
+        content.session_end_info.ClearField("end_time_secs")
+        data.content = content.SerializeToString(deterministic=True)
+    return str(value)

@@ -265,7 +265,7 @@ def test_a_launch_that_is_stopped_lets_its_runs_save(
     for number in numbers:
         (os.killpg if to_all else os.kill)(launching.pid, number)
     _, error = launching.communicate()
-    assert launching.returncode == 128 + numbers[0], error
+    assert launching.returncode - 128 in numbers, error  # of two at once the kernel may deliver either first
     assert "Traceback" not in error
     assert "To go on: python -m gpt_ablate.train" in error
     assert "broke off" not in error

@@ -69,7 +69,8 @@ class Sweep:
 
         Raises UsageError for a parameter that no option of the sweep takes.
         """
-        every = [replace(each, type=OverrideType.CHANGE) if self._is_swept(each) else each for each in self.given]
+        of_task = [each for each in self.given if not each.is_hydra_override()]  # every job has those of Hydra already
+        every = [replace(each, type=OverrideType.CHANGE) if self._is_swept(each) else each for each in of_task]
         (listed,) = BasicSweeper.split_arguments(every, None)
         if not self.swept:
             return listed
