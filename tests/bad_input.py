@@ -331,7 +331,7 @@ COMMANDS = [
     (["data=sample", "hydra.run.dir=runs"], "runs", "runs/one lies in it"),
     (["data=sample", "hydra.run.dir="], "hydra.run.dir = ''", "a folder of its own"),
     (["data=sample", "hydra.run.dir=."], "hydra.run.dir = '.'", "a folder of its own"),
-    (["--multirun", "data=sample", "study=links"], "links/pre-fresh-parallel", "not a symbolic link"),
+    (["--multirun", "data=sample", "study=links"], "links/default", "not a symbolic link"),
     (["--multirun", "data=sample", "hydra.sweep.subdir=../../out"], "hydra.sweep.subdir", "inside the study's"),
     (["data=sample", "hydra.output_subdir=../x"], "hydra.output_subdir = '../x'", "must be left at None"),
     (["data=sample", "+hydra.callbacks.x._target_=os.system"], "hydra.callbacks", "must be left at {}"),

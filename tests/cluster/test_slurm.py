@@ -26,8 +26,8 @@ from pathlib import Path
 from gpt_ablate.axes.layers import fresh, stacks
 
 @stacks.register("slow")
-def slow(make_layer, n_layer):
-    layers = fresh(make_layer, n_layer)
+def slow(context):
+    layers = fresh(context)
     layers[0].register_forward_pre_hook(lambda *_: time.sleep(0 if Path("hurry").exists() else 3))
     return layers
 """
@@ -79,7 +79,7 @@ def start(slurm: Slurm, tmp_path: Path) -> Iterator[Start]:
 
 
 def run_of(folder: Path, seed: int = 0) -> RunDirectory:
-    return RunDirectory(folder / f"outputs/s/pre-slow-parallel/seed_{seed}")
+    return RunDirectory(folder / f"outputs/s/slow/seed_{seed}")
 
 
 def until(what: Callable[[], object], launching: subprocess.Popen[str]) -> None:

@@ -114,7 +114,7 @@ def furnish(folder: Path) -> None:
     (folder / "linked/metrics.jsonl").symlink_to(folder / "text.txt")
     (folder / "link").symlink_to(folder / "folder")
     (folder / "outputs/links").mkdir(parents=True)
-    (folder / "outputs/links/pre-fresh-parallel").symlink_to(folder / "folder")
+    (folder / "outputs/links/default").symlink_to(folder / "folder")
     with (folder / "sparse.txt").open("wb") as file:
         file.truncate(3 << 29)
     os.mkfifo(folder / "pipe")

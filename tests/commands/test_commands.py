@@ -61,7 +61,7 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
     code, told, _ = train(*arguments)
     assert code == 0
     for norm in ("pre", "post"):
-        directory = RunDirectory(tmp_path / f"outputs/sweep/{norm}-fresh-looped/seed_1")
+        directory = RunDirectory(tmp_path / f"outputs/sweep/{norm}-looped/seed_1")
         found = {path.relative_to(directory.path).as_posix() for path in directory.path.rglob("*") if path.is_file()}
         expected = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
         expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json", ".lock"}
@@ -73,10 +73,10 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
         assert expected <= found
         assert directory.record()["status"] == directory.result()["status"] == "done"
         assert f"norm={norm}" in (directory.path / ".hydra/overrides.yaml").read_text()
-        assert f"{norm}-fresh-looped" in told
+        assert f"{norm}-looped" in told
         assert f"{directory.result()['final']['eval/val_loss']:.4f}" in told
     assert "tensorboard --logdir outputs/sweep" in told
-    cells = [tmp_path / f"outputs/sweep/{norm}-fresh-looped" for norm in ("pre", "post")]
+    cells = [tmp_path / f"outputs/sweep/{norm}-looped" for norm in ("pre", "post")]
     before = [records(cell) for cell in cells]  # multirun.yaml beside them is Hydra's note of the last launch
     code, told, _ = train(*arguments)
     assert code == 0
@@ -114,7 +114,7 @@ def test_a_cell_that_fails_leaves_the_others_running(train: Command, tmp_path: P
         record = json.loads(file.read_text())
         assert ("no such luck" in (record["error"] or "")) == (record["status"] == "failed")
     assert (tmp_path / "outputs/sweep/report.md").exists()
-    assert "broken-fresh-parallel" in told
+    assert "broken/seed_123" in told
 
 
 def test_a_failure_ends_a_launch_that_asks_for_it(train: Command, tmp_path: Path, broken_norm: Path) -> None:
@@ -136,21 +136,21 @@ def test_a_failed_run_is_tried_again(train: Command, tmp_path: Path, broken_norm
     sys.modules.pop("broken_norm")
     code, told, _ = train(*SWEEP_THAT_FAILS)
     assert code == 0
-    assert "broken-fresh-parallel/seed_123: failed before; starts" in told
-    assert "pre-fresh-parallel/seed_123: finished already" in told
+    assert "broken/seed_123: failed before; starts" in told
+    assert "pre/seed_123: finished already" in told
     assert statuses(tmp_path) == {"broken": "done", "pre": "done"}
 
 
 def test_seeds_added_later_are_the_only_ones_trained(train: Command, tmp_path: Path) -> None:
     assert train("--multirun", "norm=pre,post", "seed=0", "study=s")[0] == 0
-    before = records(tmp_path / "outputs/s/pre-fresh-parallel/seed_0")
+    before = records(tmp_path / "outputs/s/pre/seed_0")
     code, told, _ = train("--multirun", "norm=pre,post", "seed=0,1", "study=s")
     assert code == 0
     assert (told.count("finished already"), told.count(": starts")) == (2, 2)
-    assert records(tmp_path / "outputs/s/pre-fresh-parallel/seed_0") == before
+    assert records(tmp_path / "outputs/s/pre/seed_0") == before
     noted = json.loads((tmp_path / "outputs/s/study.json").read_text())
     assert [run["path"] for run in noted["runs"]] == [
-        f"{norm}-fresh-parallel/seed_{seed}" for norm in ("post", "pre") for seed in (0, 1)
+        f"{norm}/seed_{seed}" for norm in ("post", "pre") for seed in (0, 1)
     ]
     assert noted["overrides"][0] == "--multirun"
     assert "seed=0,1" in noted["overrides"]
@@ -178,7 +178,7 @@ def test_seeds_of_another_recipe_do_not_join_a_study(train: Command, tmp_path: P
     before = records(tmp_path)
     code, told, error = train("--multirun", "norm=pre,post", "seed=1", "study=s", "optimizer.lr=1e-3")
     assert (code, told) == (2, "")
-    assert "optimizer.lr = '0.0004 in pre-fresh-parallel/seed_0, 0.001 in pre-fresh-parallel/seed_1'" in error
+    assert "optimizer.lr = '0.0004 in default/seed_0, 0.001 in pre/seed_1'" in error
     assert records(tmp_path) == before
     assert train("--multirun", "norm=pre", "seed=0", "study=s", "optimizer.lr=2e-3,1e-3")[0] == 0
 
@@ -186,7 +186,7 @@ def test_seeds_of_another_recipe_do_not_join_a_study(train: Command, tmp_path: P
 HOLD = """
 import sys, time
 from pathlib import Path
-from gpt_ablate.runs import RunDirectory
+from gpt_ablate.studies.run_directory import RunDirectory
 with RunDirectory(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(600)

@@ -34,7 +34,7 @@ def reference(gpt2_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def sample() -> str:
-    return resources.files("gpt_ablate").joinpath("assets/sample.txt").read_text("utf-8")
+    return resources.files("gpt_ablate.data").joinpath("assets/sample.txt").read_text("utf-8")
 
 
 def assert_alike(text: str, reference: tiktoken.Encoding) -> None:
@@ -110,7 +110,7 @@ def test_the_name_of_end_of_text_is_ordinary_text() -> None:
 
 @pytest.mark.parametrize("damage", ["swapped", "truncated", "empty"])
 def test_damaged_merges_are_refused(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    merges = resources.files("gpt_ablate").joinpath("assets/vocab.bpe").read_bytes()
+    merges = resources.files("gpt_ablate.data").joinpath("assets/vocab.bpe").read_bytes()
     lines = merges.splitlines(keepends=True)
     lines[100], lines[101] = lines[101], lines[100]
     assets = tmp_path / "assets"

@@ -41,9 +41,9 @@ def test_too_little_memory_costs_its_run_alone(start: Start, tmp_path: Path, inj
     code, told = start(tmp_path, "--multirun", "model.d_model=8,1024,16", memory=400 << 20).wait()
     assert code == 1, told
     assert statuses(tmp_path) == {
-        "pre-fresh-parallel-model.d_model_8": "done",
-        "pre-fresh-parallel-model.d_model_1024": "failed",
-        "pre-fresh-parallel-model.d_model_16": "done",
+        "model.d_model_8": "done",
+        "model.d_model_1024": "failed",
+        "model.d_model_16": "done",
     }
     (failed,) = tmp_path.rglob("*_1024/*/run.json")
     assert "memory" in json.loads(failed.read_text())["error"].lower()

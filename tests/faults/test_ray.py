@@ -43,8 +43,8 @@ def told(name):
     Path(f"written-{os.getpid()}").rename(name)
 
 @stacks.register("watched")
-def watched(make_layer, n_layer):
-    layers = fresh(make_layer, n_layer)
+def watched(context):
+    layers = fresh(context)
     steps = 0
     def count(module, _):
         nonlocal steps
@@ -62,13 +62,13 @@ def watched(make_layer, n_layer):
     return layers
 
 @stacks.register("failing")
-def failing(make_layer, n_layer):
+def failing(context):
     while not Path("goes-on").exists():
         time.sleep(0.1)
     raise RuntimeError("no such luck")
 
 @stacks.register("dying")
-def dying(make_layer, n_layer):
+def dying(context):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 WATCHED, TWO = "layers.name=watched", "norm=pre,post"
@@ -303,7 +303,7 @@ def test_a_process_that_dies_every_time_costs_its_run_alone(
     assert "ray broke off: WorkerCrashedError" in told
     assert "To go on: python -m gpt_ablate.train" in told
     assert statuses(tmp_path) == {
-        f"pre-{kind}-parallel/seed_{seed}": status
+        f"{kind}/seed_{seed}": status
         for kind, status in (("dying", "running"), ("failing", "failed"), ("watched", "done"))
         for seed in (0, 1)
     }

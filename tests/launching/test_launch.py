@@ -89,14 +89,14 @@ def folders(plan: Plan) -> list[str]:
 def test_a_multirun_has_a_folder_for_every_run(plan: Callable[..., Plan], tmp_path: Path) -> None:
     made = plan("--multirun", *TINY, "norm=pre,post", "layers=fresh,clone", "seed=0,1")
     expected = [
-        f"outputs/sweep/{norm}-{layers}-parallel/seed_{seed}"
+        f"outputs/sweep/{norm}-{layers}/seed_{seed}"
         for norm in ("pre", "post")
         for layers in ("fresh", "clone")
         for seed in (0, 1)
     ]
     assert sorted(folders(made)) == sorted(expected)
     for run in made.runs:
-        norm, layers, _ = run.directory.path.parent.name.split("-")
+        norm, layers = run.directory.path.parent.name.split("-")
         assert (run.config.axes["norm"].name, run.config.axes["layers"].name) == (norm, layers)
         assert run.directory.path.name == f"seed_{run.config.seed}"
     assert list(tmp_path.iterdir()) == []
@@ -105,13 +105,11 @@ def test_a_multirun_has_a_folder_for_every_run(plan: Callable[..., Plan], tmp_pa
 def test_swept_keys_that_are_no_axis_stand_in_the_folder_name(plan: Callable[..., Plan]) -> None:
     made = plan("--multirun", *TINY[1:], "model=micro,mini", "norm=pre", "seed=3", "optimizer.lr=1e-3,1e-4", "study=s")
     assert set(folders(made)) == {
-        f"outputs/s/pre-fresh-parallel-model_{model}-optimizer.lr_{lr}/seed_3"
-        for model in ("micro", "mini")
-        for lr in ("0.001", "0.0001")
+        f"outputs/s/model_{model}-optimizer.lr_{lr}/seed_3" for model in ("micro", "mini") for lr in ("0.001", "0.0001")
     }
     made = plan("--multirun", *TINY, "norm=pre,post", "cell_keys=[model.dropout]", "sampling.prompt='a/b','..'")
     assert set(folders(made)) == {
-        f"outputs/sweep/{norm}-fresh-parallel-model.dropout_0.1-sampling.prompt_{prompt}/seed_123"
+        f"outputs/sweep/{norm}-model.dropout_0.1-sampling.prompt_{prompt}/seed_123"
         for norm in ("pre", "post")
         for prompt in ("a%2fb", "..")
     }
@@ -123,15 +121,15 @@ def test_a_single_run_has_a_dated_folder_that_stays(plan: Callable[..., Plan], t
     assert folder.startswith("outputs/runs/2")
     assert made.arguments[-1] == f"hydra.run.dir='{tmp_path / folder}'"
     assert folders(plan(*TINY, "hydra.run.dir='a b/c'")) == ["a b/c"]
-    assert folders(plan("--multirun", *TINY, "hydra.sweep.dir=d")) == ["d/pre-fresh-parallel/seed_123"]
+    assert folders(plan("--multirun", *TINY, "hydra.sweep.dir=d")) == ["d/default/seed_123"]
 
 
 def test_an_experiment_names_its_study_and_sweep(plan: Callable[..., Plan]) -> None:
     made = plan("--multirun", "experiment=demo", "model=mini", "trainer.device=cpu")
-    cells = {f"outputs/demo-mini/{norm}-fresh-parallel/seed_{seed}" for norm in ("pre", "post") for seed in (0, 1)}
+    cells = {f"outputs/demo-mini/{norm}/seed_{seed}" for norm in ("pre", "post") for seed in (0, 1)}
     assert set(folders(made)) == cells
     made = plan("--multirun", "experiment=demo", "model=micro", "norm=post", "seed=7", "trainer.device=cpu")
-    assert folders(made) == ["outputs/demo-micro/post-fresh-parallel/seed_7"]
+    assert folders(made) == ["outputs/demo-micro/post/seed_7"]
 
 
 def test_one_bad_cell_refuses_all_and_names_every_problem(plan: Callable[..., Plan], tmp_path: Path) -> None:

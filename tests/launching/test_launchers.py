@@ -39,16 +39,16 @@ from pathlib import Path
 from gpt_ablate.axes.layers import fresh, stacks
 
 @stacks.register("failing")
-def failing(make_layer, n_layer):
+def failing(context):
     raise RuntimeError("no such luck")
 
 @stacks.register("waiting")
-def waiting(make_layer, n_layer):
+def waiting(context):
     if not Path("waiting.pid").exists():
         Path("written").write_text(str(os.getpid()))
         Path("written").rename("waiting.pid")
         time.sleep(600)
-    return fresh(make_layer, n_layer)
+    return fresh(context)
 """
 EVERY_KIND = "layers.name=waiting,fresh,clone,failing"
 Numbers = dict[str, list[dict[str, Any]]]
@@ -84,7 +84,7 @@ def finish(launching: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 def numbers(folder: Path) -> Numbers:
     """What the ordinary runs of the study recorded, less the times."""
-    files = [file for kind in ("fresh", "clone") for file in folder.glob(f"outputs/s/*-{kind}-*/seed_*/metrics.jsonl")]
+    files = [file for kind in ("fresh", "clone") for file in folder.glob(f"outputs/s/*{kind}*/seed_*/metrics.jsonl")]
     return {
         file.parent.relative_to(folder).as_posix(): [
             {key: value for key, value in json.loads(line).items() if key not in ("wall_time", "tokens_per_second")}
@@ -218,7 +218,7 @@ def test_cores_and_devices_are_divided(
 PLACED = """
 import os, sys
 from pathlib import Path
-from gpt_ablate import launchers
+from gpt_ablate.launching import launchers
 for _ in range(2):  # a process that makes several runs keeps its place
     launchers.take_place(Path("places"), ())
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)

@@ -23,7 +23,7 @@ from gpt_ablate.axes.layers import clone, stacks
 
 
 @stacks.register("failing")
-def failing(make_layer, n_layer):
+def failing(context):
     raise RuntimeError("no such luck")
 """
 

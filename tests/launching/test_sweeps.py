@@ -21,7 +21,7 @@ hydra:
       schedule.warmup_steps: 2,4
       schedule.final_fraction: 0.5
 """
-WARMUP = "outputs/sweep/pre-fresh-parallel-schedule_"
+WARMUP = "outputs/sweep/schedule_"
 
 
 def of_runs(made: Plan) -> list[dict[str, object]]:
@@ -59,6 +59,13 @@ def test_an_option_without_a_swept_parameter_is_one_cell(
     ]
     made = plan("--config-dir", str(tmp_path), "--multirun", "experiment=three", *TINY, "schedule.warmup_steps=9")
     assert {node.get("warmup_steps") for node in of_runs(made)} == {None, 9}
+
+
+def test_an_override_that_adds_a_key_to_the_launcher_reaches_every_job(plan: Callable[..., Plan]) -> None:  # noqa: F811
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    begin = "+hydra.launcher.additional_parameters.begin=now+1hour"
+    made = plan("--multirun", *TINY, "seed=0,1", "hydra/launcher=submitit_slurm", begin)
+    assert folders(made) == [f"outputs/sweep/default/seed_{seed}" for seed in (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_budgets_are_what_every_run_reached(tmp_path: Path) -> None:
     }
     for unit in ("tokens", "FLOPs"):
         assert [cell["mean"] for cell in budgets[unit]["cells"]] == pytest.approx([5.55, 3.55])
-    lines = study.read(tmp_path / "s").cells()["post-fresh-parallel"][0].directory.metrics()
+    lines = study.read(tmp_path / "s").cells()["post"][0].directory.metrics()
     assert lines[10]["wall_time"] == 20.0
     assert budgets["seconds"]["cells"][0]["mean"] == pytest.approx(lines[10]["eval/train_loss"], abs=0.06)
     assert budgets["seconds"]["cells"][1]["mean"] == pytest.approx(3.55)
@@ -286,7 +286,7 @@ def test_a_budget_between_two_evaluations_is_interpolated(tmp_path: Path) -> Non
     found = report(make_study(tmp_path / "s", NORMS, [0], differing([-2]), report=POST, shape=shape))
     losses = {
         line["step"]: line["eval/train_loss"]
-        for line in study.read(tmp_path / "s").cells()["post-fresh-parallel"][0].directory.metrics()
+        for line in study.read(tmp_path / "s").cells()["post"][0].directory.metrics()
         if "eval/train_loss" in line
     }
     (seconds,) = [each for each in found["budgets"] if each["unit"] == "seconds"]
@@ -302,7 +302,7 @@ def test_cells_hold_the_table(tmp_path: Path) -> None:
         "norm=pre",
         {"norm": "pre"},
     )
-    firsts = [run.curves["train/epoch_loss"].values[0] for run in study.read(root).cells()["pre-fresh-parallel"]]
+    firsts = [run.curves["train/epoch_loss"].values[0] for run in study.read(root).cells()["pre"]]
     assert (pre["early_step"], pre["early_loss"]["n"]) == (5, 3)
     assert pre["early_loss"]["mean"] == pytest.approx(np.mean(firsts))
     assert pre["early_loss"]["sd"] == pytest.approx(np.std(firsts, ddof=1))
@@ -334,7 +334,7 @@ def test_one_cell_has_nothing_to_compare(tmp_path: Path) -> None:
     found = report(make_study(tmp_path / "s", {"norm": ["pre"]}, range(3), lambda levels, seed: 2.0 + seed))
     assert (found["comparisons"], found["rests_on"]["incomplete_pairs"]) == ([], [])
     assert found["answer"] == [
-        "pre-fresh-parallel: the final training loss is 3.000 nats per token (mean of 3 runs). The study has one cell, "
+        "default: the final training loss is 3.000 nats per token (mean of 3 runs). The study has one cell, "
         "so there is nothing to compare."
     ]
 

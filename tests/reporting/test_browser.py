@@ -24,7 +24,7 @@ from gpt_ablate.reporting import report_writer
 
 pytestmark = pytest.mark.slow
 
-CELLS = [f"{norm}-fresh-parallel" for norm in ("pre", "post")]
+CELLS = ["pre", "post"]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --window-size=1500,2000"

@@ -72,7 +72,7 @@ def test_the_first_sentence_names_the_models_that_have_learned_nothing(
 def test_a_study_of_one_cell(tmp_path: Path, seeds: list[int], where: str) -> None:
     found = report(make_study(tmp_path / "s", {"norm": ["pre"]}, seeds, LN_VOCAB))
     assert found["answer"][0] == f"In {where}, {ENTROPY}: {AT_MOST}"
-    assert found["unigram_check"][0]["arms"][0]["label"] == "pre-fresh-parallel"
+    assert found["unigram_check"][0]["arms"][0]["label"] == "default"
 
 
 def test_an_aa_control_and_a_study_that_uses_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gpt_ablate.axes.norm import PreNorm, norms
 from gpt_ablate.config.schema import Config
 from gpt_ablate.data import loading
 from gpt_ablate.launching import execution
+from gpt_ablate.models import objectives
 from gpt_ablate.models.gpt import GPT
 from gpt_ablate.studies.run_directory import RunDirectory
 from gpt_ablate.training import checkpoint, trainer
@@ -119,13 +120,13 @@ def test_restart_replaces_a_finished_run(small: Callable[..., Config], tmp_path:
 
 def break_step(monkeypatch: pytest.MonkeyPatch, at: int, spoil: Callable[[Tensor, GPT], Tensor]) -> None:
     """Pass the training loss of one step through `spoil`."""
-    original, count = trainer.loss_per_token, itertools.count(1)
+    original, count = objectives.loss_per_token, itertools.count(1)
 
     def loss(model: GPT, *args: Any, **kwargs: Any) -> Tensor:
         value = original(model, *args, **kwargs)
         return spoil(value, model) if model.training and next(count) == at else value
 
-    monkeypatch.setattr(trainer, "loss_per_token", loss)
+    monkeypatch.setattr(objectives, "loss_per_token", loss)
 
 
 def endless_slope(loss: Tensor, model: GPT) -> Tensor:
@@ -177,7 +178,7 @@ def test_a_failure_is_recorded_and_can_be_mended(
 
     monkeypatch.setitem(norms.builders, "broken", Broken)
     Broken.__init__.__annotations__.clear()
-    monkeypatch.setattr(norms, "parameters", lambda name: {"eps": float})
+    monkeypatch.setattr(norms, "parameters", lambda name: {"eps": float | None})
     config = small("norm.name=broken", "trainer.max_steps=1")
     with pytest.raises(RuntimeError, match=told):
         train(config, tmp_path / "run")

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_ablate.config.schema import OptimizerConfig
 from gpt_ablate.training import optimizers
 from gpt_ablate.training.optimizers import AdamW
 
-SETTINGS = OptimizerConfig(name="adamw", lr=0.02, weight_decay=0.3, betas=[0.8, 0.95])
 BATCHES = torch.randn(4, 10, 6, generator=torch.Generator().manual_seed(1))
 
 
@@ -31,12 +29,16 @@ def loss_of(model: nn.Module, batch: Tensor) -> Tensor:
     return F.mse_loss(model(batch), batch.flip(-1))
 
 
+def adamw(model: nn.Module, grad_clip: float | None = None) -> AdamW:
+    return AdamW(dict.fromkeys(model.parameters(), 0.3), 0.02, grad_clip, betas=[0.8, 0.95])
+
+
 @pytest.mark.parametrize("grad_clip", [None, 0.1])
 @pytest.mark.parametrize("waiting", [1, 200, 10**6])
 def test_updates_are_those_of_torch(waiting: int, grad_clip: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers, "WAITING_BYTES", waiting)
     ours, theirs = network(), network()
-    ours_optimizer = AdamW(ours.parameters(), SETTINGS, grad_clip)
+    ours_optimizer = adamw(ours, grad_clip)
     reference = torch.optim.AdamW(theirs.parameters(), lr=0.0, betas=(0.8, 0.95), weight_decay=0.3, fused=True)
     tolerance = {"rtol": 0, "atol": 1e-7 if grad_clip else 0}  # the norm that clips is summed in another order
     for step, batch in enumerate(BATCHES, start=1):
@@ -60,7 +62,7 @@ def test_updates_are_those_of_torch(waiting: int, grad_clip: float | None, monke
 def test_a_batch_in_parts_makes_one_update() -> None:
     whole, in_parts = network(), network()
     for model, n in ((whole, 1), (in_parts, 5)):
-        moved = AdamW(model.parameters(), SETTINGS)
+        moved = adamw(model)
         for i, part in enumerate(BATCHES[0].chunk(n), start=1):
             loss = loss_of(model, part) / n
             if i == n:
@@ -78,7 +80,7 @@ def test_gradients_wait_for_one_another_only_to_be_clipped(
 ) -> None:
     monkeypatch.setattr(optimizers, "WAITING_BYTES", 1)
     model = network()
-    moved = AdamW(model.parameters(), SETTINGS, grad_clip)
+    moved = adamw(model, grad_clip)
     there = []
     for parameter in model.parameters():  # after the optimiser's own hook
         parameter.register_post_accumulate_grad_hook(
@@ -93,7 +95,7 @@ def test_gradients_wait_for_one_another_only_to_be_clipped(
 
 def test_a_model_is_freed_with_its_optimiser() -> None:
     model = network()
-    moved = AdamW(model.parameters(), SETTINGS)
+    moved = adamw(model)
     loss = loss_of(model, BATCHES[0])
     moved.begin(0.02, loss)
     loss.backward()
@@ -108,7 +110,7 @@ def test_a_model_is_freed_with_its_optimiser() -> None:
 def test_a_loss_that_is_not_finite_moves_nothing(grad_clip: float | None) -> None:
     model = network()
     before = [parameter.clone() for parameter in model.parameters()]
-    moved = AdamW(model.parameters(), SETTINGS, grad_clip)
+    moved = adamw(model, grad_clip)
     loss = loss_of(model, BATCHES[0]) * math.inf
     moved.begin(0.02, loss)
     loss.backward()
@@ -124,7 +126,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_from_there_on(monkeypatch: 
     model = network()
     model[2].register_full_backward_pre_hook(lambda module, gradients: (gradients[0] * math.nan,))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    moved = AdamW(model.parameters(), SETTINGS)
+    moved = adamw(model)
     loss = loss_of(model, BATCHES[0])
     moved.begin(0.02, loss)
     loss.backward()

@@ -55,13 +55,13 @@ def test_clipping_limits_the_gradient_of_the_update(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    original = optimizers.adamw
+    original = optimizers.adamw_step
 
     def update(parameters: list[Tensor], gradients: list[Tensor], *args: Any, **settings: Any) -> None:
         seen.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
         original(parameters, gradients, *args, **settings)
 
-    monkeypatch.setattr(optimizers, "adamw", update)
+    monkeypatch.setattr(optimizers, "adamw_step", update)
     directory = train(small("trainer.grad_clip=0.25", "trainer.max_steps=2"), tmp_path / "run")
     assert seen == pytest.approx([0.25, 0.25], rel=1e-3)
     assert all(line["grad_norm"] > 0.5 for line in directory.metrics() if "grad_norm" in line)

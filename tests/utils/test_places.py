@@ -10,14 +10,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from gpt_ablate.registry import UsageError
-from gpt_ablate.runs import RunDirectory
 from rich.console import Console
+from small_runs import small_run, train
 from synthetic import Shape, make_study
-from test_training import small_run, train
 
 from gpt_ablate import report, status
-from gpt_ablate.config import Config
+from gpt_ablate.config.schema import Config
+from gpt_ablate.reporting import study_figures
+from gpt_ablate.studies.run_directory import RunDirectory
+from gpt_ablate.utils.errors import UsageError
 
 CELLS = {"norm": ["post", "pre"]}
 
@@ -57,7 +58,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = tmp_path_factory.mktemp("outputs") / "study"
     make_study(study, CELLS, range(2), lambda levels, seed: 3.0 + seed, shape=Shape(steps=3, steps_per_epoch=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report.plots, "plates", lambda found, runs: [])
+        patch.setattr(study_figures, "plates", lambda found, runs: [])
         report.write(study, study, Console(quiet=True))
     return study
 
@@ -90,7 +91,7 @@ def test_what_is_no_file_or_folder_is_refused_and_left(
 ) -> None:
     study = shutil.copytree(reported, tmp_path / "study")
     placed = put(kind, study / name)
-    monkeypatch.setattr(report.plots, "plates", lambda found, runs: [])
+    monkeypatch.setattr(study_figures, "plates", lambda found, runs: [])
     monkeypatch.setattr("sys.argv", ["command", str(study)])
     with pytest.raises(SystemExit) as stop:
         command.main()

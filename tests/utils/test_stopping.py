@@ -35,8 +35,8 @@ from pathlib import Path
 from gpt_ablate.axes.layers import fresh, stacks
 
 @stacks.register("slow")
-def slow(make_layer, n_layer):
-    layers = fresh(make_layer, n_layer)
+def slow(context):
+    layers = fresh(context)
     layers[0].register_forward_pre_hook(lambda *_: time.sleep(0 if Path("hurry").exists() else 1))
     return layers
 """

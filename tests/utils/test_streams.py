@@ -248,7 +248,7 @@ def test_without_a_standard_output(name: str, command: Run, run: Path, study: Pa
 
 FILES_OPENED_BY_OTHERS = """
 import os, sys
-from gpt_ablate import streams
+from gpt_ablate.utils import streams
 with streams.outlive(needed=False):
     record = open("record", "w")
     for number in (1, 2):

@@ -101,7 +101,10 @@ class Registry(Generic[Builder]):
         return [f"{self.key}={name}" for name in sorted(self.builders) if self.takes(name, parameter)]
 
     def check(self, node: Mapping[str, Any]) -> list[Problem]:
-        """Everything that would keep `build(node)` from working."""
+        """Everything that would keep `build(node)` from working.
+
+        A parameter that is null counts as not given, unless null is one of its values.
+        """
         name = node.get("name")
         if name not in self.builders:
             choices = sorted(self.builders)
@@ -114,13 +117,9 @@ class Registry(Generic[Builder]):
             return [Problem(f"{self.key}.name", name, f"a builder whose parameters can be read ({error})")]
         listed = ", ".join(sorted(accepted)) or "none"
         problems = []
-        for key, value in node.items():
-            if key == "name":
-                continue
+        for key, value in self._given(node, accepted).items():
             where = f"{self.key}.{key}"
             if key not in accepted:
-                if value is None:  # not given, as in the file of an option whose `name` was changed
-                    continue
                 of_others = f"; a parameter of {', '.join(takers)}" if (takers := self.takers(key)) else ""
                 allowed = f"{self.key}={name} takes no such parameter (accepted: {listed}{of_others})"
                 problems.append(Problem(where, value, allowed, closest(key, accepted)))
@@ -128,16 +127,28 @@ class Registry(Generic[Builder]):
                 problems.append(Problem(where, value, message))
         return problems
 
+    def _given(self, node: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a node less those that are null and need not be given."""
+        required = {
+            parameter.name
+            for parameter in inspect.signature(self.builders[node["name"]]).parameters.values()
+            if parameter.default is inspect.Parameter.empty
+        }
+        return {
+            key: value
+            for key, value in node.items()
+            if key != "name"
+            and (value is not None or key in required or (key in accepted and not _mistyped(accepted[key], None)))
+        }
+
     def bind(self, node: Mapping[str, Any]) -> functools.partial[Any]:
         """The builder of `node["name"]` with the node's other entries as keyword arguments.
 
-        One that is null is left out where the builder takes no such parameter.
         Raises UsageError for an unknown name or parameter.
         """
         if problems := self.check(node):
             raise UsageError(problems)
-        accepted = self.parameters(node["name"])
-        own = {key: value for key, value in node.items() if key in accepted}
+        own = self._given(node, self.parameters(node["name"]))
         return functools.partial(self.builders[node["name"]], **own)
 
     def build(self, node: Mapping[str, Any], *context: Any) -> Any:

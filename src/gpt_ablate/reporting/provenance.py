@@ -60,7 +60,9 @@ def unfinished(study: Study) -> list[str]:
     ended = {(run.cell, run.seed) for runs in study.cells().values() for run in runs if run.result is not None}
     seeds = sorted({seed for _, seed in names})
     absent = [(cell, seed) for cell in study.levels for seed in seeds if (cell, seed) not in ended]
-    return [names.get(place, f"{place[0]}/seed_{place[1]}") for place in absent] if len(study.levels) > 1 else []
+    folders = {run.cell: run.name.rpartition("/")[0] for run in study.known if "/" in run.name}
+    placed = {(cell, seed): f"{folders.get(cell, cell)}/seed_{seed}" for cell, seed in absent}
+    return [names.get(place, placed[place]) for place in absent] if len(study.levels) > 1 else []
 
 
 def hardware(record: Mapping[str, Any]) -> str:

@@ -1,16 +1,17 @@
-"""Rules about the machine at hand: its devices, and what fits in their memory."""
+"""Rules about the machine at hand: its devices, and what fits in their memory. Torch is imported by the rules."""
 
 from __future__ import annotations
 
 from gpt_ablate.config.rules import rule
 from gpt_ablate.config.schema import VOCAB_SIZE, Config
-from gpt_ablate.utils import devices
 from gpt_ablate.utils.errors import Problem
 
 
 @rule("model", "trainer.device", "trainer.accumulate", "trainer.grad_clip", "plugins")
 def _memory(config: Config) -> list[Problem]:
     """A model that cannot fit: weights and AdamW's two moments, in 4 bytes each, and gradients where all are kept."""
+    from gpt_ablate.utils import devices
+
     if devices.check(config.trainer.device):
         return []
     model, memory = config.model, devices.memory_bytes(config.trainer.device)
@@ -38,6 +39,8 @@ def batch_memory(config: Config) -> list[Problem]:
 
     Where the loss does not go in parts: all logits and their gradient. In 4 bytes each. A plugin's layers may differ.
     """
+    from gpt_ablate.utils import devices
+
     memory, model, trainer = devices.memory_bytes(config.trainer.device), config.model, config.trainer
     tokens = config.data.batch_size // trainer.accumulate * model.context_length
     if trainer.compile or trainer.dtype == "bfloat16":
@@ -52,4 +55,6 @@ def batch_memory(config: Config) -> list[Problem]:
 
 @rule("trainer.device", "trainer.dtype")
 def _device(config: Config) -> list[Problem]:
+    from gpt_ablate.utils import devices
+
     return devices.check(config.trainer.device, config.trainer.dtype)

@@ -149,7 +149,8 @@ class ShownProgress(Watcher):
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
         """The losses of the step."""
-        self.bar.show(line, "train/epoch_loss" in line)
+        if trainer.step:
+            self.bar.show(line, "train/epoch_loss" in line)
 
 
 class Checkpoints(Watcher):
