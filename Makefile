@@ -1,4 +1,5 @@
 # make demo: the main job in miniature. make test: lint, types, fast tests. Both prepare .venv first.
+# make test-ray: the tests that need Ray, in .venv-ray; the extra ray cannot be installed beside the others.
 # make docs: the pages of docs/ as a site, in build/site.
 # make bench: the benchmarks of training and sampling, about 80 minutes; benchmarks/.venv holds the peers. Let nothing
 # else run meanwhile.
@@ -13,7 +14,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 BENCH := benchmarks/.venv
 
-.PHONY: install demo train test test-all lint docs bench
+.PHONY: install install-ray demo train test test-all test-ray lint docs bench
 .DEFAULT_GOAL := demo
 
 # An environment in folder $(1), with the extra $(2) in the versions of constraints$(3).txt.
@@ -46,12 +47,16 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 test: lint
 	$(BIN)/pytest -n auto $(ARGS)
 
 test-all: lint
 	$(BIN)/pytest -n auto --slow $(ARGS)
+
+test-ray: install-ray
+	$(RAY)/bin/pytest --slow tests/faults/test_ray.py tests/commands/test_readme.py $(ARGS)
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
