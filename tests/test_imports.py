@@ -46,7 +46,6 @@ def test_imports_point_one_way(copy: Path) -> None:
     assert broken(copy) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("module", "added", "told"), BREACHES)
 def test_a_breach_is_noticed(module: str, added: str, told: list[str], copy: Path) -> None:
     file = copy / "src/gpt_ablate" / module
