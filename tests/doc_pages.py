@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 
 import gpt_ablate
 from gpt_ablate.config.registry import Registry
-from gpt_ablate.launching import api, launch
+from gpt_ablate.launching import in_process, launch
 from gpt_ablate.launching.planning import make_plan
 from gpt_ablate.utils.errors import UsageError
 
@@ -144,6 +144,6 @@ class Reader:
 
     def _train(self, overrides: Any, **options: Any) -> Any:
         try:
-            return api.train([*overrides, *SMALL], **options)
+            return in_process.train([*overrides, *SMALL], **options)
         except UsageError:
-            return api.train(overrides, **options)  # what a page shows to be refused
+            return in_process.train(overrides, **options)  # what a page shows to be refused

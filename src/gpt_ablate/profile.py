@@ -17,7 +17,8 @@ from rich.text import Text
 
 from gpt_ablate.launching import environment
 from gpt_ablate.launching.compose import composition_problem
-from gpt_ablate.launching.planning import PlannedRun, make_plan
+from gpt_ablate.launching.placement import PlannedRun
+from gpt_ablate.launching.planning import make_plan
 from gpt_ablate.reporting.figure_style import Theme, canvas, render, style, title
 from gpt_ablate.studies.factors import label
 from gpt_ablate.utils import streams

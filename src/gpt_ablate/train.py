@@ -3,7 +3,7 @@
 import sys
 from types import ModuleType
 
-from gpt_ablate.launching import api
+from gpt_ablate.launching import in_process
 from gpt_ablate.launching.launch import main
 
 __all__ = ["main"]
@@ -12,7 +12,7 @@ __all__ = ["main"]
 class _CallableModule(ModuleType):
     """`import gpt_ablate.train` puts this module where the function `gpt_ablate.train` stood: it is called as that."""
 
-    __call__ = staticmethod(api.train)
+    __call__ = staticmethod(in_process.train)
 
 
 if __name__ == "__main__":

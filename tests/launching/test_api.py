@@ -23,7 +23,7 @@ from small_runs import losses, small_run
 import gpt_ablate
 from gpt_ablate import UsageError
 from gpt_ablate.config.paths import CONF
-from gpt_ablate.launching import api, launch
+from gpt_ablate.launching import in_process, launch
 from gpt_ablate.reporting import study_figures
 from gpt_ablate.studies.run_directory import RunDirectory
 from gpt_ablate.training.callbacks import Callback, RunView, callbacks
@@ -295,7 +295,7 @@ def test_an_interrupted_run_goes_on_in_a_thread(small: list[str], monkeypatch: p
 def test_importing_the_command_leaves_the_function_callable(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "gpt_ablate.train", raising=False)
     monkeypatch.delitem(vars(gpt_ablate), "train", raising=False)
-    assert gpt_ablate.train is api.train
+    assert gpt_ablate.train is in_process.train
     import gpt_ablate.train as command
 
     assert isinstance(gpt_ablate.train, ModuleType)

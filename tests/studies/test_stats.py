@@ -16,7 +16,7 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from gpt_ablate.studies import curves, stats
+from gpt_ablate.studies import curves, effects, stats
 from gpt_ablate.studies.stats import Difference
 
 DRAWS = 2_000
@@ -189,10 +189,10 @@ def test_factorial_effects_are_those_of_least_squares(shape: tuple[int, ...]) ->
     rows = [dict(zip(names, cell, strict=True)) | {"y": losses[cell][seed]} for cell in cells for seed in range(4)]
     data = {key: [row[key] for row in rows] for key in (*names, "y")}
     fit = smf.ols("y ~ " + " * ".join(f"C({name}, Sum)" for name in names), pd.DataFrame(data)).fit()
-    assert len(stats.factorial_effects(losses, factors)) == sum(n - 1 for n in shape) + sum(
+    assert len(effects.factorial_effects(losses, factors)) == sum(n - 1 for n in shape) + sum(
         (a - 1) * (b - 1) for a, b in itertools.combinations(shape, 2)
     )
-    for effect in stats.factorial_effects(losses, factors):
+    for effect in effects.factorial_effects(losses, factors):
         contrast = 0.0
         for taken in itertools.product((0, 1), repeat=len(effect.factors)):
             fixed = {
@@ -205,7 +205,7 @@ def test_factorial_effects_are_those_of_least_squares(shape: tuple[int, ...]) ->
         assert effect.difference.mean == pytest.approx(contrast, abs=1e-9)
         assert effect.difference.n == 4
     if shape == (2, 2, 2):
-        main, *_, interaction = stats.factorial_effects(losses, factors)
+        main, *_, interaction = effects.factorial_effects(losses, factors)
         assert main.difference.mean == pytest.approx(-2 * fit.params["C(a, Sum)[S.a0]"])
         assert interaction.factors == ("b", "c")
         assert interaction.difference.mean == pytest.approx(4 * fit.params["C(b, Sum)[S.b0]:C(c, Sum)[S.c0]"])
@@ -215,9 +215,9 @@ def test_an_incomplete_factorial_study_is_refused() -> None:
     factors = {"a": ["x", "y"], "b": ["u", "v"]}
     losses = {cell: {0: 1.0, 1: 2.0} for cell in itertools.product("xy", "uv")}
     with pytest.raises(ValueError, match="no runs for"):
-        stats.factorial_effects({cell: losses[cell] for cell in list(losses)[:3]}, factors)
+        effects.factorial_effects({cell: losses[cell] for cell in list(losses)[:3]}, factors)
     with pytest.raises(ValueError, match="no seed"):
-        stats.factorial_effects(losses | {("x", "u"): {7: 1.0}}, factors)
+        effects.factorial_effects(losses | {("x", "u"): {7: 1.0}}, factors)
 
 
 def test_a_setting_is_chosen_by_the_other_seeds() -> None:

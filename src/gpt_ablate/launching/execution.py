@@ -68,17 +68,7 @@ def run(
             return _finished_already(directory, console)
         earlier = directory.record() if directory.run_file.exists() else {}
         record = new_record(config, identity, corpus.describe(), overrides)
-        saved = None
-        if config.trainer.resume == "auto":
-            record["start"] = earlier.get("start", record["start"])
-            saved = checkpoint.newest(directory)
-        else:
-            directory.clear()
-            checkpoint.discard(directory)
-        directory.checkpoints.mkdir(exist_ok=True)
-        for folder in (path, path / ".hydra", directory.checkpoints):
-            files.tidy(folder)
-        files.write_json(directory.run_file, record)
+        saved = _prepare(directory, config, record, earlier)
         on_start()
         Thread(target=import_module, args=["torch.utils.tensorboard"]).start()  # 0.2 s, while the model is initialised
         try:
@@ -96,6 +86,24 @@ def run(
         files.write_json(directory.result_file, result)
         checkpoint.drop_steps(directory)
     return result
+
+
+def _prepare(
+    directory: RunDirectory, config: Config, record: dict[str, Any], earlier: Mapping[str, Any]
+) -> checkpoint.Saved | None:
+    """Write run.json; the state that the run goes on from, None where it begins anew."""
+    saved = None
+    if config.trainer.resume == "auto":
+        record["start"] = earlier.get("start", record["start"])
+        saved = checkpoint.newest(directory)
+    else:
+        directory.clear()
+        checkpoint.discard(directory)
+    directory.checkpoints.mkdir(exist_ok=True)
+    for folder in (directory.path, directory.path / ".hydra", directory.checkpoints):
+        files.tidy(folder)
+    files.write_json(directory.run_file, record)
+    return saved
 
 
 def _finished_already(directory: RunDirectory, console: Console) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,31 +19,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gpt_ablate.config import registry
-from gpt_ablate.config.fingerprint import flatten
 from gpt_ablate.config.resolve import resolve
-from gpt_ablate.config.schema import Config, ReportConfig
+from gpt_ablate.config.schema import ReportConfig
 from gpt_ablate.launching import hydra_settings, launchers, options
 from gpt_ablate.launching.compose import composer
+from gpt_ablate.launching.placement import PlannedRun, place
 from gpt_ablate.launching.sweeps import Sweep
-from gpt_ablate.studies import comparability, factors
 from gpt_ablate.studies.records import SCHEMA_VERSION, read_plan
-from gpt_ablate.studies.run_directory import STUDY_FILE, STUDY_LOCK, RunDirectory, described, find
-from gpt_ablate.training import hardware_rules
+from gpt_ablate.studies.run_directory import STUDY_FILE, STUDY_LOCK, RunDirectory
 from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import expanded, misplaced, unusable, without_home, write_json
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a launch: its checked config and its place."""
-
-    config: Config
-    directory: RunDirectory
-    overrides: list[str]
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,8 +72,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
             run = _planned(composed, "run.dir")
             if problems := options.unknown(run.config.report.baseline, options_of):
                 raise UsageError(problems)
-            place = run.directory.path
-            return Plan([*sys.argv[1:], _pinned("run.dir", place)], _check([run], None), place, False)
+            path = run.directory.path
+            return Plan([*sys.argv[1:], _pinned("run.dir", path)], place([run], None), path, False)
         return _of_sweep(loader, name, sweep, options_of)
 
 
@@ -116,7 +103,7 @@ def _of_sweep(loader: Any, name: str, sweep: Sweep, options_of: Callable[[str], 
     additions.append(f"cell_keys=[{','.join(keys)}]")
     runs = _planned_jobs(loader, master, [[*job, *additions] for job in sweep.jobs(master)], options_of)
     arguments = [*sys.argv[1:], *additions, pinned]
-    return Plan(arguments, _check(runs, root), root, True, *launcher, [*of_master, *additions, pinned], sweep.notes)
+    return Plan(arguments, place(runs, root), root, True, *launcher, [*of_master, *additions, pinned], sweep.notes)
 
 
 def _planned_jobs(
@@ -222,110 +209,3 @@ def _folder(composed: DictConfig, key: str) -> Path:
     if not folder.strip(". /"):
         raise UsageError([Problem(f"hydra.{key}", folder, "a folder of its own")])
     return expanded(f"hydra.{key}", folder)
-
-
-def _check(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
-    """The runs with their fingerprints.
-
-    Raises UsageError if data is lacking, two runs share a folder, another run lives in one, or
-    the study has runs that these could not be compared with.
-    """
-    from gpt_ablate.data import loading
-    from gpt_ablate.launching import execution
-    from gpt_ablate.training import budgets
-
-    problems: list[Problem] = []
-    places: dict[Path, PlannedRun] = {}
-    checked, recipes = [], []
-    cells = _recorded_cells(study) if study else {}
-    for planned in runs:
-        run = planned
-        problems += hydra_settings.misplaced(run.directory.path, study) if study else []
-        try:
-            corpus = loading.load(run.config)
-            record = described(run.config, run.overrides) | {"data": {"sha256": corpus.sha256}}
-        except UsageError as error:
-            problems += error.problems
-            continue
-        if study and (folder := cells.get(_cell_of(record))):
-            run = _moved(run, folder, study)
-        first = places.setdefault(run.directory.path, run)
-        if first is not run:
-            keys = _differing(first.config, run.config)
-            allowed = f"two runs would share this folder; name what differs: 'cell_keys=[{','.join(keys)}]'"
-            problems.append(Problem("cell_keys", str(run.directory.path), allowed))
-        try:
-            fingerprint = execution.fingerprint(run.config, corpus)
-            recipes.append(_recipe(run.directory, record))
-            run.directory.check_place()
-            if run.config.trainer.resume != "restart":
-                run.directory.check(fingerprint, run.config, corpus.stored_sha256)
-            problems += hardware_rules.batch_memory(run.config)
-            budgets.check(run.config)
-            checked.append(replace(run, fingerprint=fingerprint))
-        except UsageError as error:
-            problems += error.problems
-    if problems:
-        raise UsageError(problems)
-    if study is not None:
-        _check_fairness(recipes, study, dict(runs[0].config.report.baseline))
-    return checked
-
-
-def _recorded_cells(study: Path) -> dict[str, Path]:
-    """The folder of every cell that a study has runs of, whatever the launch of these called it."""
-    found: dict[str, Path] = {}
-    for run in find(study):
-        if run.path.name.startswith("seed_"):
-            found.setdefault(_cell_of(run.record()), run.path.parent)
-    return found
-
-
-def _cell_of(record: Mapping[str, Any]) -> str:
-    """What the runs of one cell have in common."""
-    config = record["config"]
-    return json.dumps([comparability.recipe(record), config.get("arm"), config.get("repeat", 0)], sort_keys=True)
-
-
-def _moved(run: PlannedRun, folder: Path, study: Path) -> PlannedRun:
-    """The run in `folder`, which its cell has already."""
-    path = run.directory.path
-    if folder == path.parent or not path.name.startswith("seed_"):
-        return run
-    subdir = Path(os.path.relpath(folder / path.name, study)).as_posix()
-    overrides = [*run.overrides, f"hydra.sweep.subdir='{subdir}'"]
-    return replace(run, directory=RunDirectory(folder / path.name), overrides=overrides)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """A run as fairness looks at it."""
-
-    name: str
-    cell: str
-    record: dict[str, Any]
-
-
-def _recipe(directory: RunDirectory, record: dict[str, Any]) -> _Recipe:
-    return _Recipe(directory.name, directory.path.parent.name, record)
-
-
-def _check_fairness(planned: list[_Recipe], study: Path, baseline: dict[str, Any]) -> None:
-    """Raise UsageError if the planned runs and those of the study differ in what no launch varies.
-
-    So it is if the baseline that is asked for would be none of their levels.
-    """
-    names = {recipe.name for recipe in planned}
-    recorded = [_recipe(run, run.record()) for run in find(study)]
-    together = [*(recipe for recipe in recorded if recipe.name not in names), *planned]
-    swept = {key for recipe in together for key in recipe.record["config"].get("cell_keys", [])}
-    comparability.check(together, [*registry.axis_names(), *sorted(swept), "arm"])
-    comparability.check_options(recorded, planned, [*registry.axis_names(), *sorted(swept)])
-    keys = factors.keys_of([recipe.record for recipe in together])
-    cells = [{key: factors.level_of(recipe.record, key) for key in keys} for recipe in together]
-    factors.factors_of(cells, baseline)
-
-
-def _differing(one: Config, other: Config) -> list[str]:
-    first, second = flatten(one.record()), flatten(other.record())
-    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpt_ablate.config.metrics import Metric
-from gpt_ablate.studies import stats
+from gpt_ablate.studies import effects, stats
 from gpt_ablate.studies.factors import label
 from gpt_ablate.studies.study import Study
 
@@ -201,7 +201,7 @@ def _effects(study: Study, arms: Mapping[Key, Values], metric: Metric, margin: f
         if len(full) < len(cells) or not set.intersection(*(set(values) for values in full.values())):
             continue
         at = f" at {label(fixed)}" if fixed else ""
-        for effect in stats.factorial_effects(full, factors):
+        for effect in effects.factorial_effects(full, factors):
             yield Comparison(
                 "main effect" if len(effect.factors) == 1 else "interaction",
                 _crossed(effect.factors, effect.levels) + at,
