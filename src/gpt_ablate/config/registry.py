@@ -103,7 +103,7 @@ class Registry(Generic[Builder]):
     def check(self, node: Mapping[str, Any]) -> list[Problem]:
         """Everything that would keep `build(node)` from working."""
         name = node.get("name")
-        if name not in self.builders:
+        if not isinstance(name, str) or name not in self.builders:
             choices = sorted(self.builders)
             guess = closest(name, choices)
             choices.sort(key=lambda choice: choice != guess)
