@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 from small_runs import losses, small_run, timeless, train
 
+from gpt_ablate.config.metrics import Metric
 from gpt_ablate.config.registry import load
 from gpt_ablate.config.schema import Config, Variant
 from gpt_ablate.launching import launch
@@ -391,6 +394,11 @@ def test_a_scalar_reaches_the_record_tensorboard_and_the_report(
     assert comparison["differences"] == pytest.approx([sign * 0.25, sign * 0.26])
     assert comparison["verdict"] == ("better" if sign == 1 else "worse")  # more is better
     assert sorted(cell["metrics"]["my/score"]["mean"] for cell in told["cells"]) == pytest.approx([2.0, 2.255])
+    ratio = Metric("my/score", "score", "points", scale="ratio")
+    assert ratio.statistical(read.runs[0]) == pytest.approx(math.log(read.runs[0].last["my/score"]))
+    below = replace(read.runs[0], last={"my/score": 0.0}, result=None)
+    with pytest.raises(UsageError, match=r"report.metrics = 'my/score': a metric above 0 .* has 0"):
+        ratio.statistical(below)
     findings = [plate.finding for plate in study_figures.plates(told, read)]
     assert any("Score, mean over seeds: " in finding and "2.25" in finding for finding in findings)
 

@@ -67,9 +67,17 @@ class Metric:
         return bits_per_byte(entropy, run.record["data"]) if in_bits else entropy
 
     def statistical(self, run: StudyRun) -> float | None:
-        """The run's value as statistics use it: its logarithm on the scale "ratio"."""
+        """The run's value as statistics use it: its logarithm on the scale "ratio".
+
+        Raises UsageError for a value that has none.
+        """
         number = self.of(run)
-        return number if number is None or self.scale == "difference" else math.log(number)
+        if number is None or self.scale == "difference":
+            return number
+        if number <= 0:
+            allowed = f'a metric above 0 where differences are ratios (scale="ratio"); {run.name} has {number:g}'
+            raise UsageError([Problem("report.metrics", self.key, allowed)])
+        return math.log(number)
 
     def record(self) -> dict[str, Any]:
         """As run.json has it."""
