@@ -18,7 +18,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 import gpt_ablate
-from gpt_ablate.config.registry import Registry
+from gpt_ablate.config.registry import Registry, load
 from gpt_ablate.launching import in_process, launch
 from gpt_ablate.launching.planning import make_plan
 from gpt_ablate.utils.errors import UsageError
@@ -68,6 +68,7 @@ class Reader:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.setitem(vars(gpt_ablate), "train", self._train)
+        load()  # else a registry that is imported later would keep what a page registers
         for registry in Registry.by_key.values():
             monkeypatch.setattr(registry, "builders", dict(registry.builders))
 

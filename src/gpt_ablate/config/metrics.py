@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,9 @@ from gpt_ablate.utils.errors import Problem, UsageError, closest
 if TYPE_CHECKING:
     from gpt_ablate.config.schema import Config
     from gpt_ablate.studies.study import StudyRun
+
+NAME = re.compile(r"[^\W_][\w./-]*")
+"""What a scalar can be called: as a key on the command line, in TensorBoard and at the head of a table's column."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,17 @@ class Metric:
         return bits_per_byte(entropy, run.record["data"]) if in_bits else entropy
 
     def statistical(self, run: StudyRun) -> float | None:
-        """The run's value as statistics use it: its logarithm on the scale "ratio"."""
+        """The run's value as statistics use it: its logarithm on the scale "ratio".
+
+        Raises UsageError for a value that has none.
+        """
         number = self.of(run)
-        return number if number is None or self.scale == "difference" else math.log(number)
+        if number is None or self.scale == "difference":
+            return number
+        if number <= 0:
+            allowed = f'a metric above 0 where differences are ratios (scale="ratio"); {run.name} has {number:g}'
+            raise UsageError([Problem("report.metrics", self.key, allowed)])
+        return math.log(number)
 
     def record(self) -> dict[str, Any]:
         """As run.json has it."""
@@ -98,6 +110,9 @@ METRICS = {
         Metric("flops", "training FLOPs", "FLOPs", scale="ratio"),
         Metric("training_seconds", "time of all training steps", _SECONDS, scale="ratio"),
         Metric("wall_time", "wall time", _SECONDS, scale="ratio"),
+        Metric("step", "optimiser steps", "steps", scale="ratio"),
+        Metric("tokens", "training tokens", "tokens", scale="ratio"),
+        Metric("lr", "learning rate of the last step", "per step"),
         Metric("flop_utilisation", "share of the device's FLOP/s", "fraction", lower_is_better=False),
     )
 }
@@ -106,10 +121,35 @@ METRICS = {
 
 def of_config(config: Config) -> dict[str, Metric]:
     """The metrics that the chosen variants and callbacks declare in their attribute `metrics`, by key."""
+    return {metric.key: metric for _, _, metric in _declared_by(config) if isinstance(metric, Metric)}
+
+
+def misdeclared(config: Config) -> list[Problem]:
+    """What chosen variants and callbacks declare that is no metric, or one that has another meaning already."""
+    problems, known = [], dict(METRICS)
+    for key, name, metric in _declared_by(config):
+        if not isinstance(metric, Metric):
+            allowed = f"an option whose `metrics` are of gpt_ablate.config.metrics.Metric, not {metric!r}"
+        elif not NAME.fullmatch(metric.key):
+            allowed = f"an option whose metrics have names of letters, digits, _, ., - and /, not {metric.key!r}"
+        elif known.setdefault(metric.key, metric) != metric or metric.key in METRICS:
+            allowed = f"an option whose metrics have names of their own; {metric.key!r} is declared already"
+        else:
+            continue
+        problems.append(Problem(key, name, allowed))
+    return problems
+
+
+def _declared_by(config: Config) -> Iterator[tuple[str, str, Any]]:
+    """Key and name of each chosen option, and what it declares."""
     nodes = [(key, config.node_of(key)) for key in Registry.by_key]
     nodes += [("callbacks", {"name": it} if isinstance(it, str) else it) for it in config.callbacks]
-    builders = [Registry.by_key[key].builders.get(node["name"]) for key, node in nodes if node]
-    return {metric.key: metric for builder in builders for metric in getattr(builder, "metrics", ())}
+    for key, node in nodes:
+        name = (node or {}).get("name")
+        builder = Registry.by_key[key].builders.get(name) if isinstance(name, str) else None
+        declared = getattr(builder, "metrics", ())
+        for metric in declared if isinstance(declared, list | tuple) else (declared,):
+            yield key, str(name), metric
 
 
 def of_records(records: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
@@ -146,7 +186,7 @@ def value(run: StudyRun, key: str) -> float | None:
     if key == "peak_memory_bytes":
         own = result.get("peak_rss_bytes") if result.get("peak_rss_is_of_run") else None
         return result.get("peak_cuda_bytes", own)
-    return result.get(key) if key in result else final.get(key)
+    return result[key] if key in METRICS and key in result else final.get(key)  # a callback's may be called as another
 
 
 def bits_per_byte(loss: float | None, data: Mapping[str, Any]) -> float | None:

@@ -106,7 +106,7 @@ class Registry(Generic[Builder]):
         A parameter that is null counts as not given, unless null is one of its values.
         """
         name = node.get("name")
-        if name not in self.builders:
+        if not isinstance(name, str) or name not in self.builders:
             choices = sorted(self.builders)
             guess = closest(name, choices)
             choices.sort(key=lambda choice: choice != guess)

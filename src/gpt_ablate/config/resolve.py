@@ -16,6 +16,7 @@ from gpt_ablate.config.schema import (
     Config,
     DataConfig,
     ModelConfig,
+    OptimizerConfig,
     ReportConfig,
     SamplingConfig,
     Section,
@@ -81,6 +82,7 @@ def _as_given(plain: dict[str, Any]) -> Config:
         "trainer": TrainerConfig,
         "sampling": SamplingConfig,
         "report": ReportConfig,
+        "optimizer": OptimizerConfig,
         "schedule": Variant,
     }
     sections = {

@@ -141,7 +141,8 @@ def _prompt(config: Config) -> list[Problem]:
 @rule("callbacks", *(f"report.{key}" for key in ReportConfig.model_fields))
 def _report(config: Config) -> list[Problem]:
     problems = []
-    if config.report.metrics:  # null, where another key kept defaults from being filled in
+    if "axes" in config.__dict__:  # else some other key is wrong, and the config is not complete
+        problems += metrics.misdeclared(config)
         try:
             metrics.declared({"metrics": config.report.metrics}, metrics.of_config(config))
         except UsageError as error:

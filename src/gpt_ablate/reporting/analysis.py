@@ -54,7 +54,7 @@ def analyse(study: Study, allow_missing: bool = False, noise: Study | None = Non
         "baseline": study.label(study.baseline),
         "answer": list(_answer(study, primary, compared, checks, settings, floor if control is study else None)),
         "unigram_check": checks,
-        "cells": cell_summaries.cells(study),
+        "cells": cell_summaries.cells(study, [metric for metric, _ in declared]),
         "comparisons": [_entry(study, each) for key in compared for each in compared[key]],
         "tuned_settings": settings,
         "budgets": cell_summaries.budgets(study, primary),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -32,13 +32,13 @@ _COLUMNS = {
 }
 
 
-def cells(study: Study) -> list[dict[str, Any]]:
+def cells(study: Study, declared: Sequence[Metric]) -> list[dict[str, Any]]:
     """One entry for each cell, the baseline first; `n` is the number of runs that a mean is over."""
     absent = Counter(run.cell for run in study.absent if run.repeat == 0)
-    return [_cell(study, cell, runs, absent[cell]) for cell, runs in study.cells().items()]
+    return [_cell(study, cell, runs, absent[cell], declared) for cell, runs in study.cells().items()]
 
 
-def _cell(study: Study, cell: str, runs: list[StudyRun], absent: int) -> dict[str, Any]:
+def _cell(study: Study, cell: str, runs: list[StudyRun], absent: int, declared: Sequence[Metric]) -> dict[str, Any]:
     statuses = Counter(run.status for run in runs) + Counter({"missing": absent})
     ended = [run.result for run in runs if run.result is not None]
     early = [run.curves["train/epoch_loss"] for run in runs if "train/epoch_loss" in run.curves]
@@ -53,6 +53,7 @@ def _cell(study: Study, cell: str, runs: list[StudyRun], absent: int) -> dict[st
         "early_step": int(early[0].steps[0]) if early else None,
         "early_loss": _summary(float(curve.values[0]) for curve in early),
         **{column: _summary(METRICS[key].of(run) for run in runs) for column, key in _COLUMNS.items()},
+        "metrics": {metric.key: _summary(metric.of(run) for run in runs) for metric in declared},
     }
 
 

@@ -118,8 +118,7 @@ def crossed(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def interactions(report: Mapping[str, Any], theme: Theme) -> Figure:
     """A panel for each pair of factors: cell means over the other factors; parallel lines mean no interaction."""
     metric = report["metric"]
-    column = metric["key"].replace("/", "_")
-    cells = [cell for cell in report["cells"] if cell[column]["mean"] is not None]
+    cells = [cell for cell in report["cells"] if cell["metrics"][metric["key"]]["mean"] is not None]
     pairs = crossed(report)[:PAIRS]
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
@@ -132,7 +131,8 @@ def interactions(report: Mapping[str, Any], theme: Theme) -> Figure:
         for i, level in enumerate(report["factors"][between]):
             means = []
             for x in levels:
-                found = [c[column]["mean"] for c in cells if c["levels"][along] == x and c["levels"][between] == level]
+                crossing = [c for c in cells if c["levels"][along] == x and c["levels"][between] == level]
+                found = [cell["metrics"][metric["key"]]["mean"] for cell in crossing]
                 means.append(statistics.fmean(found) if found else np.nan)
             look = figure_style.style(theme, i)
             axis.plot(

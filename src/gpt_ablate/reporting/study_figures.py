@@ -58,7 +58,7 @@ def _factorial(report: Mapping[str, Any], study: Study) -> list[Plate]:
         "differences), paired by seed, with 95 % confidence intervals." + _bands(report)
     )
     plates = _forest("factorial", rows, caption, report)
-    cells = [cell for cell in report["cells"] if cell[_column(report)]["mean"] is not None]
+    cells = [cell for cell in report["cells"] if _mean(cell, report) is not None]
     if rows and cells and figure_effects.crossed(report):
         caption = f"Means of the {report['metric']['name']} over cells. Parallel lines mean no interaction."
         finding = "Mean at each pair of levels: " + _ends(report)
@@ -151,13 +151,15 @@ def _learning_rates(report: Mapping[str, Any], study: Study) -> list[Plate]:
 def _ends(report: Mapping[str, Any]) -> str:
     """The mean result of each cell, in words."""
     cells = report["cells"][:12]
-    ends = ", ".join(f"{cell['label']} {number(cell[_column(report)]['mean'])}" for cell in cells)
+    ends = ", ".join(f"{cell['label']} {number(_mean(cell, report))}" for cell in cells)
     more = f" and {len(report['cells']) - 12} more cells" if len(report["cells"]) > 12 else ""
     return f"{report['metric']['name'].capitalize()}, mean over seeds: {ends}{more}."
 
 
-def _column(report: Mapping[str, Any]) -> str:
-    return str(report["metric"]["key"]).replace("/", "_")
+def _mean(cell: Mapping[str, Any], report: Mapping[str, Any]) -> float | None:
+    """Of the runs of a cell, in the primary metric."""
+    mean: float | None = cell["metrics"][report["metric"]["key"]]["mean"]
+    return mean
 
 
 _MAKERS = (_effects, _factorial, _learning_rates, _loss_curves, _budget_curves)

@@ -14,12 +14,12 @@ from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import read_json, read_lines
 
 SCHEMA_VERSION = 1
-_LARGEST = 3.4e38
+LARGEST = 3.4e38
 """What float32 can hold, as all that is recorded: of larger numbers squares and sums would overflow."""
 _MOST = 2**53
-Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
-Amount = Annotated[float, Field(ge=0, le=_LARGEST)]
-Rate = Annotated[float, Field(gt=1e-30, le=_LARGEST)]
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST)]
+Rate = Annotated[float, Field(gt=1e-30, le=LARGEST)]
 Step = Annotated[int, Field(ge=0, le=_MOST)]
 
 

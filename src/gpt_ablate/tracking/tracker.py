@@ -23,12 +23,13 @@ from gpt_ablate.utils.files import write_text
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-_TAGS = {
+TAGS = {
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
     "tokens_per_second": "perf/tokens_per_second",
     "flop_utilisation": "perf/flop_utilisation",
 }
+"""What TensorBoard calls a scalar where that is not its name in metrics.jsonl."""
 _NOT_SCALARS = ("step", "epoch", "tokens", "wall_time")
 
 
@@ -95,7 +96,7 @@ class Tracker:
         when = self._start + line["wall_time"]
         for key, value in line.items():
             if key not in _NOT_SCALARS:
-                self._writer.add_scalar(_TAGS.get(key, key), value, line["step"], when)
+                self._writer.add_scalar(TAGS.get(key, key), value, line["step"], when)
 
     def _show_sample(self, line: Mapping[str, Any]) -> None:
         text = f"**{line['prompt']}**{line['text']}".replace("\n", "\n\n")

@@ -13,9 +13,11 @@ from torch.optim.adamw import adamw as adamw_step
 from torch.optim.sgd import sgd as sgd_step
 
 from gpt_ablate.config.registry import Registry
-from gpt_ablate.config.schema import Positive, Probability
+from gpt_ablate.config.rules import rule
+from gpt_ablate.config.schema import Config, Positive, Probability
 from gpt_ablate.kernels.embedding import Spare
 from gpt_ablate.models.gpt import GPT
+from gpt_ablate.utils.errors import Problem
 
 WAITING_BYTES = 8 * 2**20
 """Of gradients, that are used together."""
@@ -229,14 +231,18 @@ def sgd(
     nesterov: bool = False,
     decay: Decay = "all",
 ) -> SGD:
-    """Stochastic gradient descent with momentum (Sutskever et al. 2013).
-
-    Raises ValueError for Nesterov's form without momentum.
-    """
-    if nesterov and not momentum:
-        raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
     decays = decays_of(model, weight_decay, decay)
     return SGD(decays, lr, grad_clip, model.spare, momentum=momentum, nesterov=nesterov)
+
+
+@rule("optimizer")
+def _nesterov(config: Config) -> list[Problem]:
+    """Nesterov's form looks ahead along the momentum, and there must be some."""
+    node = config.optimizer.node()
+    if node["name"] == "sgd" and node.get("nesterov") and node.get("momentum") == 0:
+        return [Problem("optimizer.momentum", node["momentum"], "above 0 with optimizer.nesterov=true")]
+    return []
 
 
 def _as_number(flag: Tensor) -> Tensor:

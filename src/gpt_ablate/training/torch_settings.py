@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import random
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+
+from gpt_ablate.utils.signals import SIGNALS
 
 
 @contextmanager
@@ -82,3 +88,44 @@ def threads_fail_quietly() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+_settings: Any = torch.utils.deterministic
+_KEPT: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, lambda it: torch.set_default_device(None if it == torch.device("cpu") else it)),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch._C._set_grad_enabled),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    (lambda: _settings.fill_uninitialized_memory, lambda it: setattr(_settings, "fill_uninitialized_memory", it)),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+    (lambda: torch.backends.cudnn.benchmark, lambda it: setattr(torch.backends.cudnn, "benchmark", it)),
+    (lambda: torch.backends.cudnn.allow_tf32, lambda it: setattr(torch.backends.cudnn, "allow_tf32", it)),
+    *(
+        (lambda kind=kind: torch.is_autocast_enabled(kind), lambda it, kind=kind: torch.set_autocast_enabled(kind, it))
+        for kind in ("cpu", "cuda")
+    ),
+    (os.getcwd, os.chdir),
+    (random.getstate, random.setstate),
+)
+"""How to read and to set what a run's numbers and its end depend on."""
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Put back, however the block ends, random states, torch's settings, the working directory and signal handlers."""
+    before = [read() for read, _ in _KEPT]
+    numpy_state = np.random.get_state()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with torch.random.fork_rng(enabled=True):
+            yield
+    finally:
+        for (read, write), value in zip(_KEPT, before, strict=True):
+            if read() != value:
+                write(value)
+        np.random.set_state(numpy_state)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:  # None: set by other than Python
+                signal.signal(number, handler)

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -127,8 +128,9 @@ class Trainer:
 
     def view(self, line: Line) -> RunView:
         """This run as a user's callback sees it."""
+        config = self.config.model_copy(deep=True)
         return RunView(
-            *(self.config, self.model, self.step, self.total_steps, self.epoch_done, dict(line)),
+            *(config, self.model, self.step, self.total_steps, self.epoch_done, MappingProxyType(dict(line))),
             batch=lambda: self.corpus.train.batch(torch.arange(self.config.data.batch_size), self.device),
         )
 
