@@ -49,8 +49,9 @@ class Optimizer:
         """Whether all gradients wait for the last."""
         self.state: dict[Tensor, dict[str, Tensor]] = {parameter: self.new_state(parameter) for parameter in decays}
         """What the optimiser remembers of each parameter from step to step."""
-        self._is_last, self._lr = False, 0.0
-        self._not_finite = torch.zeros(())
+        self._is_last, self.current_lr = False, 0.0
+        self.not_finite = torch.zeros(())
+        """Above 0 if the loss or a gradient of this step is not finite."""
         self._norms = torch.zeros(len(self.state), device=next(iter(self.state)).device)
         """Of the gradients, in the parameters' order; one tensor, since small ones cut up the memory they lie in."""
         self._place = {parameter: i for i, parameter in enumerate(self.state)}
@@ -67,8 +68,8 @@ class Optimizer:
 
         It raises RuntimeError if a gradient turns out to be a part when its parameter has been moved.
         """
-        self._is_last, self._lr = True, lr
-        self._not_finite = _as_number(~loss.isfinite())
+        self._is_last, self.current_lr = True, lr
+        self.not_finite = _as_number(~loss.isfinite())
 
     @torch.no_grad()
     def finish(self) -> Tensor:
@@ -104,7 +105,7 @@ class Optimizer:
         for parameter, gradient in self._waiting.items():
             rows = torch.linalg.vector_norm(gradient, dim=-1)  # sums of fewer squares are quicker and more exact
             torch.linalg.vector_norm(rows, out=self._norms[self._place[parameter]])
-        self._not_finite = torch.maximum(self._not_finite, _as_number(~self._norms.isfinite().all()))
+        self.not_finite = torch.maximum(self.not_finite, _as_number(~self._norms.isfinite().all()))
 
     def _update(self) -> None:
         for decay in dict.fromkeys(self.decays[parameter] for parameter in self._waiting):
@@ -122,7 +123,7 @@ class Optimizer:
         raise NotImplementedError
 
     def move(self, parameters: list[Tensor], gradients: list[Tensor], weight_decay: float) -> None:
-        """Update these parameters in place at the learning rate `_lr`, unless `_not_finite` holds."""
+        """Update these parameters in place at the learning rate `current_lr`, unless `not_finite` holds."""
         raise NotImplementedError
 
 
@@ -155,11 +156,11 @@ class AdamW(Optimizer):
             [],
             [state["step"] for state in states],
             fused=True,  # one pass over memory
-            found_inf=self._not_finite,
+            found_inf=self.not_finite,
             amsgrad=False,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            lr=self._lr,
+            lr=self.current_lr,
             weight_decay=weight_decay,
             eps=1e-8,
             maximize=False,
@@ -187,10 +188,10 @@ class SGD(Optimizer):
             foreach=False,
             fused=True,
             grad_scale=None,
-            found_inf=self._not_finite,
+            found_inf=self.not_finite,
             weight_decay=weight_decay,
             momentum=self.momentum,
-            lr=self._lr,
+            lr=self.current_lr,
             dampening=0.0,
             nesterov=self.nesterov,
             maximize=False,
