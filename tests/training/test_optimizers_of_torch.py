@@ -177,12 +177,12 @@ class Lion(Optimizer):
         return {"momentum": torch.zeros_like(parameter, requires_grad=False)}
 
     def move(self, parameters, gradients, weight_decay):
-        if self._not_finite:
+        if self.not_finite:
             return
         for parameter, gradient in zip(parameters, gradients):
             momentum = self.state[parameter]["momentum"]
             update = momentum.lerp(gradient, 1 - self.beta1).sign_()
-            parameter.mul_(1 - self._lr * weight_decay).sub_(update, alpha=self._lr)
+            parameter.mul_(1 - self.current_lr * weight_decay).sub_(update, alpha=self.current_lr)
             momentum.lerp_(gradient, 1 - self.beta2)
 
 @optimizers.register("lion")
