@@ -32,7 +32,7 @@ PLUGINS = {
     "raises": "raise RuntimeError('not today')",
     "leaves": "import sys\nsys.exit('bye')",
     "number": "from gpt_ablate.axes.norm import norms\nnorms.register('number')(5)",
-    "unread": "from gpt_ablate.axes.norm import norms\n@norms.register('unread')\ndef f(*, eps: 'Nope'): ...",
+    "unread": "from gpt_ablate.axes.norm import norms\n@norms.register('unread')\ndef f(context, *, eps: 'Nope'): ...",
     "torn": "def broken(:",
     "twice": "from gpt_ablate.axes.norm import norms, PreNorm\nnorms.register('pre')(PreNorm)",
 }

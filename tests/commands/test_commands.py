@@ -128,7 +128,7 @@ def test_a_failure_ends_a_launch_that_asks_for_it(train: Command, tmp_path: Path
 @pytest.mark.slow
 def test_a_failed_run_is_tried_again(train: Command, tmp_path: Path, broken_norm: Path) -> None:
     assert train(*SWEEP_THAT_FAILS)[0] == 1
-    mended = BROKEN.replace('raise RuntimeError("no such luck")', "super().__init__(*parts, eps=eps)")
+    mended = BROKEN.replace('raise RuntimeError("no such luck")', "super().__init__(context, eps=eps)")
     broken_norm.write_text(mended)
     from gpt_ablate.axes.norm import norms
 

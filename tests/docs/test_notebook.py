@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from doc_pages import PROJECT
+
+nbformat = pytest.importorskip("nbformat")
 
 NOTEBOOK = PROJECT / "docs" / "notebooks" / "first_study.ipynb"
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-import tarfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,7 @@ TIMES = ("wall_time", "tokens_per_second", "flop_utilisation")
 @pytest.fixture
 def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder `outputs` with the studies, in the working directory."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path / "outputs", filter="data")
+    shutil.unpack_archive(ARCHIVE, tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "outputs"
 

@@ -45,21 +45,22 @@ def place(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     checked, recipes = [], []
     cells = _recorded_cells(study) if study else {}
     for planned in runs:
-        run = planned
+        run, corpus = planned, None
         problems += hydra_settings.misplaced(run.directory.path, study) if study else []
         try:
             corpus = loading.load(run.config)
             record = described(run.config, run.overrides) | {"data": {"sha256": corpus.sha256}}
+            if study and (folder := cells.get(_cell_of(record))):
+                run = _moved(run, folder, study)
         except UsageError as error:
             problems += error.problems
-            continue
-        if study and (folder := cells.get(_cell_of(record))):
-            run = _moved(run, folder, study)
         first = places.setdefault(run.directory.path, run)
         if first is not run:
             keys = _differing(first.config, run.config)
             allowed = f"two runs would share this folder; name what differs: 'cell_keys=[{','.join(keys)}]'"
             problems.append(Problem("cell_keys", str(run.directory.path), allowed))
+        if corpus is None:
+            continue
         try:
             recipes.append(_recipe(run.directory, record))
             checked.append(_checked(run, corpus))
