@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--slow"):
         return
+    slow, cases = pytest.mark.skip(reason="slow: make test-all"), defaultdict[str, int](int)
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: make test-all"))
+        few = item.get_closest_marker("fast_cases")
+        name = item.nodeid.partition("[")[0]
+        if "slow" in item.keywords or (few and cases[name] >= few.args[0]):
+            item.add_marker(slow)
+        else:
+            cases[name] += 1
 
 
 @pytest.fixture(scope="session")

@@ -165,6 +165,7 @@ def model_of(config: Config) -> GPT:
 
 
 @pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.fast_cases(4)
 def test_a_plugin_trains_is_saved_and_loaded(
     name: str, plugin: Callable[[str], str], small: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_seeds_added_later_are_the_only_ones_trained(train: Command, tmp_path: P
         assert run["levels"] == recorded["axes"]
 
 
+@pytest.mark.slow
 def test_what_a_study_asks_stays_when_a_launch_declares_nothing(train: Command, tmp_path: Path) -> None:
     file = tmp_path / "outputs/s/study.json"
     declared = ("report.question='Which?'", "report.baseline={norm: post}")

@@ -16,8 +16,11 @@ from doc_pages import PAGES, PROJECT, Block, Reader, blocks
 from gpt_ablate.config.paths import CONF
 from gpt_ablate.reporting import study_figures
 
+FIRST = ["README.md", "docs/tutorial/first_study.md", "docs/howto/add_a_variant.md"]
+"""Pages whose commands the fast tests check too."""
 IN_A_CHECKOUT = "docs/howto/add_an_axis.md"
 WITH_CODE = [page for page in PAGES if any(block.language != "text" for block in blocks(page))]
+OTHERS = [page for page in WITH_CODE if page not in (*FIRST, IN_A_CHECKOUT)]
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
@@ -31,7 +34,8 @@ def test_every_block_is_of_a_language_that_is_checked(page: str) -> None:
             yaml.safe_load(block.code)
 
 
-@pytest.mark.parametrize("page", [page for page in WITH_CODE if page != IN_A_CHECKOUT])
+@pytest.mark.parametrize("page", [*FIRST, *OTHERS])
+@pytest.mark.fast_cases(len(FIRST))
 def test_every_command_is_accepted(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow(page, Reader(tmp_path, monkeypatch, trains=False))
 

@@ -91,6 +91,7 @@ def test_a_run_is_read_back(small: list[str]) -> None:
         run.model(plugins="mine")
 
 
+@pytest.mark.slow
 def test_several_runs_in_one_process_have_folders_of_their_own(
     small: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,6 +265,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_it_works_in_threads(small: list[str]) -> None:
     calls = [lambda norm=norm: gpt_ablate.train([*small, f"norm={norm}"], quiet=True) for norm in ("pre", "post")]
     runs = in_threads(*calls)
@@ -279,6 +281,7 @@ class StopAfterStep1(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_a_thread(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What stopped the first run does not stop the second one, although a thread hears no signals of its own."""
     place = [*small, "hydra.run.dir=here"]

@@ -193,6 +193,7 @@ DIVISIONS = [
 
 
 @pytest.mark.parametrize(("overrides", "cpus", "devices", "told", "threads", "places", "gpus"), DIVISIONS)
+@pytest.mark.fast_cases(6)
 def test_cores_and_devices_are_divided(
     overrides: list[str],
     cpus: int,

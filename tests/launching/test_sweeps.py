@@ -41,6 +41,7 @@ def test_a_parameter_goes_to_the_options_that_take_it(prefix: str, plan: Callabl
     assert single.fingerprint == made.runs[1].fingerprint
 
 
+@pytest.mark.slow
 def test_an_option_without_a_swept_parameter_is_one_cell(
     plan: Callable[..., Plan],  # noqa: F811
     tmp_path: Path,
@@ -76,6 +77,7 @@ def test_an_override_that_adds_a_key_to_the_launcher_reaches_every_job(plan: Cal
         ("norm=pre norm.name=pre,post +norm.eps=1e-6", "norm", [1e-6, 1e-6]),
     ],
 )
+@pytest.mark.fast_cases(1)
 def test_it_is_so_for_every_group(
     sweep: str,
     key: str,
@@ -113,6 +115,7 @@ def test_it_is_so_for_every_group(
         (["--multirun", "init=torch,gpt2", "init.std=-1"], r"^init.std = -1: should be greater than 0.$"),
     ],
 )
+@pytest.mark.fast_cases(2)
 def test_what_no_option_takes_or_is_wrong_for_one_is_refused(
     arguments: list[str],
     told: str,

@@ -102,6 +102,7 @@ def in_our_names(theirs: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("attention", ["looped", "parallel", "sdpa"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.fast_cases(12)
 def test_weights_of_hugging_face_give_its_logits_and_gradients(
     shape: str, tied: bool, attention: str, dtype: torch.dtype, configure: Callable[..., Config]
 ) -> None:

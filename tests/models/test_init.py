@@ -149,6 +149,7 @@ PAIRS = {  # two variants, the names that each has to itself or holds in another
 
 @pytest.mark.parametrize("init", ["torch", "gpt2"])
 @pytest.mark.parametrize(("some", "others"), PAIRS)
+@pytest.mark.fast_cases(6)
 def test_variants_of_an_axis_share_all_that_both_have(
     some: str, others: str, init: str, values: Callable[..., dict[str, Tensor]]
 ) -> None:

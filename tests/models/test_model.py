@@ -145,6 +145,7 @@ def test_the_model_is_embeddings_torchs_layers_and_a_head(norm: str, configure: 
 @pytest.mark.parametrize("bias", ["true", "false"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("attention", ["parallel", "sdpa"])
+@pytest.mark.fast_cases(6)
 def test_all_attentions_agree(
     attention: str, norm: str, bias: str, dtype: torch.dtype, configure: Callable[..., Config]
 ) -> None:
@@ -167,6 +168,7 @@ def test_all_attentions_agree(
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=" ".join)
+@pytest.mark.fast_cases(12)
 def test_a_token_changes_no_logit_before_it(cell: tuple[str, ...], configure: Callable[..., Config]) -> None:
     model = scrambled(configure(*cell, *SMALL))
     length = 12

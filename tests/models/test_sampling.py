@@ -71,6 +71,7 @@ def test_a_cache_gives_the_logits_of_a_full_pass(model: GPT) -> None:
 
 @every_variant
 @pytest.mark.parametrize("length", [1, 5, CONTEXT, CONTEXT + 5])
+@pytest.mark.fast_cases(20)
 def test_text_is_that_of_full_passes_past_the_context_too(model: GPT, length: int) -> None:
     prompt = torch.randint(VOCABULARY, (length,), generator=seeded(length)).tolist()
     for how in (settings(), settings(temperature=0), settings(top_k=5, temperature=2)):

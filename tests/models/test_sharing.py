@@ -91,6 +91,7 @@ def stop_and_go_on(config: Config, path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("variant", "recipe"), cells(*RECIPES))
+@pytest.mark.fast_cases(5)
 def test_an_interrupted_run_goes_on_bit_for_bit(
     variant: str, recipe: str, sharing: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +107,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize(("variant", "waiting"), cells(1, optimizers.WAITING_BYTES, 1))
+@pytest.mark.fast_cases(8)
 def test_losses_are_those_of_a_plain_loop(
     variant: str, waiting: int, sharing: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +134,7 @@ def tokens_of(batch: int, length: int) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", ALONE)
+@pytest.mark.fast_cases(4)
 def test_counting_leaves_the_model_as_it_was(variant: str, build: Callable[..., GPT]) -> None:
     model, other = (build(variant, "model.dropout=0.1") for _ in range(2))
     tokens = tokens_of(2, 16)
@@ -150,6 +153,7 @@ def test_counting_leaves_the_model_as_it_was(variant: str, build: Callable[..., 
 
 
 @pytest.mark.parametrize("variant", OWNED)
+@pytest.mark.fast_cases(3)
 def test_every_use_is_counted_and_every_weight_once(
     variant: str, sharing: Callable[..., Config], build: Callable[..., GPT]
 ) -> None:
@@ -211,6 +215,7 @@ def test_a_cache_gives_the_logits_of_a_full_pass(variant: str, attention: str, b
 
 @pytest.mark.parametrize("tied", ["false", "true"])
 @pytest.mark.parametrize("variant", ["layers=fresh", "layers.name=repeated", "norm.name=closing", "norm.name=matrix"])
+@pytest.mark.fast_cases(3)
 def test_weights_are_stored_once_and_older_files_load(
     variant: str, tied: str, build: Callable[..., GPT], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_no_command_where_the_launch_or_the_margin_is_not_known(tmp_path: Path) 
     "seeds",
     [["seed=0,1,2"], ["seed=range(0,3)"], ["++seed=2"], ["experiment=demo", "study=s t"], ["seed=0,1", "seed=2"]],
 )
+@pytest.mark.fast_cases(1)
 def test_the_command_trains_every_cell_with_new_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: list[str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_more_than_fifty_further_pairs_are_out_of_reach(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spread", "number", "reachable"), [(1.0, "", True), (20.0, "", False), (1e5, "at least 1,000,000", False)]
 )
+@pytest.mark.fast_cases(1)
 def test_the_pages_tell_the_need_and_give_a_command_within_reach(
     tmp_path: Path, spread: float, number: str, reachable: bool
 ) -> None:

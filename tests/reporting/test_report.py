@@ -174,6 +174,7 @@ def _without_ids(svg: bytes) -> bytes:
         ({"norm": ["pre", "post"], "optimizer.lr": [1e-3, 1e-2]}, {"tune": ["optimizer.lr"]}, {"learning_rates"}),
     ],
 )
+@pytest.mark.fast_cases(1)
 def test_each_kind_of_study_gets_its_figures_and_keeps_none_of_another(
     tmp_path: Path, cells: dict[str, Any], asked: dict[str, Any], figures: set[str]
 ) -> None:

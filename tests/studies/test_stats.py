@@ -75,6 +75,7 @@ def test_the_bootstrap_stands_beside_the_interval_from_thirty_pairs() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 30])
+@pytest.mark.fast_cases(1)
 def test_the_interval_covers_what_it_says_for_normal_draws(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "_bca", lambda *_: None)  # stands beside the interval; 2,000 of them take minutes
     draws = np.random.default_rng(n).normal(0.3, 2.0, (DRAWS, n))

@@ -134,6 +134,7 @@ def one(file: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [alternate, alike, tiny, far, one, lambda file: file.write_text(""), Path.unlink])
+@pytest.mark.fast_cases(2)
 def test_a_curve_that_is_odd_is_drawn_without_a_warning(
     make: Callable[[Path], None],
     whole: Path,

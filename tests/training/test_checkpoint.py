@@ -52,6 +52,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.S
 
 
 @pytest.mark.parametrize(("norm", "layers", "attention"), VARIANTS)
+@pytest.mark.fast_cases(3)
 def test_an_interrupted_run_goes_on_bit_for_bit(
     norm: str,
     layers: str,
@@ -209,6 +210,7 @@ def damage(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.fast_cases(1)
 def test_a_damaged_checkpoint_is_passed_over(
     name: str,
     small: Callable[..., Config],

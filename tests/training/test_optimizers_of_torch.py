@@ -135,6 +135,7 @@ def test_every_weight_decays_or_none_of_its_kind(
     ],
     ids=" ".join,
 )
+@pytest.mark.fast_cases(1)
 def test_a_resumed_run_is_the_whole_one(
     chosen: list[str], small: Callable[..., Config], plugin: Callable[[str], str], tmp_path: Path
 ) -> None:

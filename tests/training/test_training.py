@@ -40,6 +40,7 @@ def small(tmp_path: Path, configure: Callable[..., Config]) -> Callable[..., Con
         "model.tie_weights=true trainer.accumulate=2 trainer.grad_clip=0.05",
     ],
 )
+@pytest.mark.fast_cases(3)
 def test_losses_are_those_of_a_plain_loop(overrides: str, small: Callable[..., Config], tmp_path: Path) -> None:
     config = small("optimizer.lr=1e-2", "data.batch_size=4", *overrides.split())
     directory = train(config, tmp_path / "run")

@@ -112,6 +112,7 @@ def test_what_is_no_file_or_folder_is_refused_and_left(
     ],
 )
 @pytest.mark.parametrize("resume", ["auto", "restart"])
+@pytest.mark.fast_cases(20)
 def test_a_run_is_not_trained_where_something_else_stands(
     name: str, kind: str, resume: str, tmp_path: Path, configure: Callable[..., Config]
 ) -> None:

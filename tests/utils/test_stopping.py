@@ -90,6 +90,7 @@ def signals_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *numbers:
     ],
     ids=lambda numbers: "+".join(signal.Signals(number).name for number in numbers),
 )
+@pytest.mark.fast_cases(3)
 def test_a_step_that_is_asked_to_stop_is_the_last_and_saved(
     numbers: list[int],
     small: Small,  # noqa: F811

@@ -95,6 +95,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("kind", LOST)
+@pytest.mark.fast_cases(1)
 def test_a_multirun_goes_on(kind: str, output: Output, command: Run, tmp_path: Path) -> None:
     """With standard output and error lost before its first line."""
     stream, lose = output(kind)
@@ -160,6 +161,7 @@ PRINTING = ("sample", "report", "status", "profile", "--help", "--version", "--c
 @pytest.mark.parametrize(
     ("name", "kind"), [*itertools.product(PRINTING, ("pipe", "disk")), ("status", "terminal"), ("--help", "terminal")]
 )
+@pytest.mark.fast_cases(8)
 def test_a_command_that_prints_ends_without_a_traceback(
     name: str,
     kind: str,
