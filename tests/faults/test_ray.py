@@ -279,7 +279,8 @@ def test_a_launch_that_ends_early_saves_what_its_runs_have_done(
         assert "To go on: python -m gpt_ablate.train" in told
     else:
         both = "layers.name=failing,watched"  # at once, one on each node
-        code, told = launch(both, "seed=0", *arguments, "trainer.fail_fast=true").end()
+        # norm is in the names of the folders, as in the launch that goes on
+        code, told = launch(both, "seed=0", "cell_keys=[norm]", *arguments, "trainer.fail_fast=true").end()
         assert code == 1, told
         assert "RuntimeError: no such luck" in told
     (tmp_path / "slow").unlink()
