@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from gpt_ablate.config.paths import CONF
+from gpt_ablate.config.registry import Registry, load
 from gpt_ablate.config.resolve import resolve
 from gpt_ablate.config.schema import Config
 from gpt_ablate.kernels import linear
@@ -105,3 +107,19 @@ def shakespeare() -> Path:
 def gpt2_files() -> Path:
     """Folder with GPT-2's vocab.bpe and encoder.json; skips where there is none."""
     return _needed("gpt2")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Write a module that a config's `plugins` can name; what it registers lasts for one test."""
+    load()
+    for registered in Registry.by_key.values():
+        monkeypatch.setattr(registered, "builders", dict(registered.builders))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(code: str) -> str:
+        (tmp_path / "mine.py").write_text(code)
+        return "plugins=[mine]"
+
+    yield write
+    sys.modules.pop("mine", None)

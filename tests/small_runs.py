@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from gpt_ablate.config.schema import Config
 from gpt_ablate.data import loading
@@ -39,6 +40,14 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def losses(directory: RunDirectory) -> list[float]:
     return [line["train/loss"] for line in directory.metrics() if "train/loss" in line]
+
+
+def scramble(module: nn.Module) -> None:
+    """Move every parameter off its initial value, so that ones and zeros hide nothing."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
 def plain_losses(config: Config) -> tuple[list[float], list[float]]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from small_runs import losses, small_run, train
 
-from gpt_ablate.config.registry import Registry, load
+from gpt_ablate.config.registry import load
 from gpt_ablate.config.schema import Config, SamplingConfig
 from gpt_ablate.models.generation import generate
 from gpt_ablate.models.gpt import GPT
@@ -133,21 +132,6 @@ PLUGINS = {name: (code, variant) for name, (code, variant, _) in LIKE_OURS.items
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Write a module that a config's `plugins` can name; what it registers lasts for one test."""
-    for registered in Registry.by_key.values():
-        monkeypatch.setattr(registered, "builders", dict(registered.builders))
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(code: str) -> str:
-        (tmp_path / "my_variants.py").write_text(code)
-        return "plugins=[my_variants]"
-
-    yield write
-    sys.modules.pop("my_variants", None)
-
-
-@pytest.fixture
 def small(tmp_path: Path, configure: Callable[..., Config]) -> Callable[..., Config]:
     """A config of three steps on a little text, not cached since a plugin of one name may change."""
     overrides = [*small_run(tmp_path), "trainer.max_steps=3", "sampling.max_new_tokens=3"]
@@ -173,7 +157,7 @@ def test_a_plugin_trains_is_saved_and_loaded(
     config = small(plugin(code), variant)
     run = train(config, tmp_path / "run")
     assert run.record()["status"] == "done"
-    trained, _ = checkpoint.load_trained(RunDirectory(tmp_path / "run"), plugins=["my_variants"])
+    trained, _ = checkpoint.load_trained(RunDirectory(tmp_path / "run"), plugins=["mine"])
     assert run.result()["parameters"] == trained.n_parameters()
     assert run.result()["flops_per_token"] > 0
     initial = dict(GPT(config).named_parameters())
@@ -248,7 +232,7 @@ def test_a_builder_of_another_signature_is_refused_when_it_is_imported(
 ) -> None:
     own = plugin(HEAD.format(axis, registry) + builder)
     with pytest.raises(
-        UsageError, match=rf"plugins = 'my_variants': .*{axis}=wrong: a builder is called with \(context\): .*{told}"
+        UsageError, match=rf"plugins = 'mine': .*{axis}=wrong: a builder is called with \(context\): .*{told}"
     ):
         small(own, f"{axis}.name=wrong")
 

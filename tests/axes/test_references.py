@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from contexts import context_of
+from small_runs import scramble
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,20 +31,6 @@ SHAPE = [
 ]
 SIZES = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "vocab_size": VOCAB}
 TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "tie_word_embeddings": False}
-
-
-@pytest.fixture(scope="module")
-def configure(configure: Callable[..., Config]) -> Callable[..., Config]:
-    """Each config composed once."""
-    return functools.cache(configure)
-
-
-def scramble(module: nn.Module) -> None:
-    """Move every parameter off its initial value, so that ones and zeros hide nothing."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
 def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -73,7 +73,7 @@ def test_the_command_prints_the_table_once_where_there_is_no_terminal(
     for words in ("a/seed_1", "4/10", "5.5000", "18 s", "RuntimeError: no [luck]", "interrupted"):
         assert words in told
     # 18 s for the run that goes on, 24 for the interrupted one, 30 (the mean of all known) for each that waits
-    assert "2 of 6 runs are at their end; about 1 min 42 s for the others, 1 at a time" in told
+    assert "2 of 6 runs have ended; about 1 min 42 s for the others, 1 at a time" in told
 
 
 def test_a_pipe_gets_a_line_for_each_run_however_long(

@@ -6,7 +6,7 @@ import hashlib
 import math
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,6 @@ from gpt_ablate.data import loading, tokenizer
 from gpt_ablate.data.loading import Split
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    """Corpora are kept between runs of a process; a test wants its own."""
-    loading._tokens.cache_clear()
-    yield
-    loading._tokens.cache_clear()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,6 @@ from gpt_ablate.utils.errors import UsageError
 
 Tokens = npt.NDArray[np.int64]
 Write = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    loading._tokens.cache_clear()
-    yield
-    loading._tokens.cache_clear()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_runs import scramble
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,20 +52,6 @@ ENCODER_NAMES = {
     "mlp.out.weight": "linear2.weight",
     "mlp.out.bias": "linear2.bias",
 }
-
-
-@pytest.fixture(scope="module")
-def configure(configure: Callable[..., Config]) -> Callable[..., Config]:
-    """Each config composed once."""
-    return functools.cache(configure)
-
-
-def scramble(module: nn.Module) -> None:
-    """Move every parameter off its initial value, so that ones and zeros hide nothing."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
 
 
 def scrambled(config: Config, dtype: torch.dtype = torch.float64) -> GPT:

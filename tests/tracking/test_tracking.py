@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from gpt_ablate.config.schema import Config
 from gpt_ablate.launching import execution
 from gpt_ablate.studies.run_directory import RunDirectory
-from gpt_ablate.training import trainer, watching
+from gpt_ablate.training import builtin_callbacks, trainer
 
 TAGS = {
     "train/loss": "train/loss",
@@ -155,7 +155,7 @@ def test_without_a_terminal_there_is_a_line_an_epoch(
 def test_a_record_that_was_removed_ends_the_run(name: str, config: Config, tmp_path: Path) -> None:
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watching, "evaluate", lambda trainer, batches=None: (path / name).unlink() or {})
+        patch.setattr(builtin_callbacks, "evaluate", lambda trainer, batches=None: (path / name).unlink() or {})
         with pytest.raises(FileNotFoundError) as error:
             execution.run(config, path, [], Console(quiet=True))
     assert error.value.filename == str(path / name)

@@ -1,33 +1,14 @@
-"""A plugin outside the package, for one test."""
+"""A small run, whose plugins may change from test to test."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_runs import small_run
 
-from gpt_ablate.config.registry import Registry, load
 from gpt_ablate.config.schema import Config
-
-load()
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Write a module that a config's `plugins` can name; what it registers lasts for one test."""
-    for registered in Registry.by_key.values():
-        monkeypatch.setattr(registered, "builders", dict(registered.builders))
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(code: str) -> str:
-        (tmp_path / "mine.py").write_text(code)
-        return "plugins=[mine]"
-
-    yield write
-    sys.modules.pop("mine", None)
 
 
 @pytest.fixture

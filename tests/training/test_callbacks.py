@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_runs import losses, small_run, timeless, train
 
-from gpt_ablate.config.metrics import Metric
+from gpt_ablate.config.metrics import Metric, of_records
 from gpt_ablate.config.registry import load
 from gpt_ablate.config.schema import Config, Variant
 from gpt_ablate.launching import launch
@@ -143,7 +143,7 @@ ENDS = {
     "exits": ("sys.exit(0)", "raised SystemExit: 0"),
     "assert": ("assert run.step < 0, 'nope'", "raised AssertionError: nope"),
     "diverged": (
-        "from gpt_ablate.training.watching import Diverged; raise Diverged(run.step, 'the loss')",
+        "from gpt_ablate.training.builtin_callbacks import Diverged; raise Diverged(run.step, 'the loss')",
         "raised Diverged: the loss at step 0",
     ),
     "frozen": ("run.config.seed = 3", "raised ValidationError"),
@@ -459,3 +459,10 @@ def test_a_metric_has_a_name_of_its_own(metrics: str, told: str | None, small: S
     with pytest.raises(UsageError, match="callbacks = 'mine': an option whose ") as refused:
         small(plugin(code), "callbacks=[mine]")
     assert told in str(refused.value)
+
+
+def test_a_metric_that_runs_declare_differently_is_refused() -> None:
+    records = [{"metrics": [Metric("mass", "mass", unit).record()]} for unit in ("grams", "ounces")]
+    with pytest.raises(UsageError, match=r"report\.metrics = 'mass': .*grams.*ounces"):
+        of_records(records, ["mass"])
+    assert of_records(records, ["eval/val_loss"])["mass"].unit == "grams"

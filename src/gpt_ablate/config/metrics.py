@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,9 +152,18 @@ def _declared_by(config: Config) -> Iterator[tuple[str, str, Any]]:
             yield key, str(name), metric
 
 
-def of_records(records: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
-    """The metrics that runs declare in their run.json, by key."""
-    return {it["key"]: Metric(**it) for record in records for it in record.get("metrics", ())}
+def of_records(records: Iterable[Mapping[str, Any]], wanted: Container[str]) -> dict[str, Metric]:
+    """The metrics that runs declare in their run.json, by key.
+
+    Raises UsageError for one of the `wanted` that two runs declare differently.
+    """
+    found: dict[str, Metric] = {}
+    for metric in (Metric(**it) for record in records for it in record.get("metrics", ())):
+        first = found.setdefault(metric.key, metric)
+        if first != metric and metric.key in wanted:
+            allowed = f"a metric that all runs declare in the same way, not both as {first} and as {metric}"
+            raise UsageError([Problem("report.metrics", metric.key, allowed)])
+    return found
 
 
 def declared(report: Mapping[str, Any], own: Mapping[str, Metric]) -> list[tuple[Metric, float | None]]:

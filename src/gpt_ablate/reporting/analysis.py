@@ -27,7 +27,8 @@ def analyse(study: Study, allow_missing: bool = False, noise: Study | None = Non
     own. Raises UsageError for an unknown metric, a study without a finished run, a control of another recipe, and,
     unless `allow_missing`, for runs that are missing, failed or unfinished.
     """
-    declared = metrics.declared(study.report, metrics.of_records(run.record for run in study.runs))
+    own = metrics.of_records((run.record for run in study.runs), study.report["metrics"])
+    declared = metrics.declared(study.report, own)
     primary = declared[0][0]
     _check(study, allow_missing)
     if noise is not None:

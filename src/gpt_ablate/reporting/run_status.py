@@ -130,7 +130,7 @@ def _counts(standings: list[Standing]) -> str:
 def _caption(standings: list[Standing]) -> str:
     """How many runs are finished, and the time the others need at the pace and number of those that go on."""
     open_runs = [standing for standing in standings if standing.status in _UNFINISHED]
-    told = f"{len(standings) - len(open_runs)} of {len(standings)} runs are at their end"
+    told = f"{len(standings) - len(open_runs)} of {len(standings)} runs have ended"
     times = [s.wall_time for s in standings if s.status == "done" and s.wall_time]
     times += [s.wall_time + s.remaining for s in open_runs if s.wall_time and s.remaining is not None]
     going = sum(standing.status == "running" for standing in standings)

@@ -20,11 +20,11 @@ from gpt_ablate.models.gpt import GPT, flops_per_token
 from gpt_ablate.models.objectives import Terms, auxiliary_losses, loss_per_token, objectives
 from gpt_ablate.studies.run_directory import RunDirectory
 from gpt_ablate.tracking.tracker import ProgressBar, Tracker
-from gpt_ablate.training import budgets, checkpoint, run_result, torch_settings, watching
+from gpt_ablate.training import budgets, builtin_callbacks, checkpoint, run_result, torch_settings
+from gpt_ablate.training.builtin_callbacks import BuiltinCallback, Diverged, Line
 from gpt_ablate.training.callbacks import RunView, UserCallbacks
 from gpt_ablate.training.optimizers import Optimizer, optimizers
 from gpt_ablate.training.schedules import schedules
-from gpt_ablate.training.watching import Diverged, Line, Watcher
 from gpt_ablate.utils import devices, random_streams
 from gpt_ablate.utils.signals import Interrupted, noted
 
@@ -90,16 +90,16 @@ class Trainer:
             received = stack.enter_context(noted())
             if received:  # while the model was made
                 raise Interrupted(f"stopped before step {self.step + 1}", received[0])
-            watchers = self._watchers(bar, received)
+            callbacks = self._callbacks(bar, received)
             diverged: Diverged | None = None
             self._tell_user("on_start")
             try:
                 if not self.tracker.history:
-                    self._watch(watchers, self.where())
+                    self._call(callbacks, self.where())
                 while not self.finished():
                     line = self._optimise(self.step + 1)
                     self.step += 1
-                    self._watch(watchers, line)
+                    self._call(callbacks, line)
                     _ = self.flops_per_token  # a model that cannot be counted fails now and not at its end
             except Diverged as error:
                 diverged = error
@@ -110,17 +110,17 @@ class Trainer:
             self.tracker.end(diverged is None)
         return result
 
-    def _watchers(self, bar: ProgressBar, received: list[int]) -> list[Watcher]:
+    def _callbacks(self, bar: ProgressBar, received: list[int]) -> list[BuiltinCallback]:
         """In the order in which they are called."""
         return [
-            *(watching.EpochMean(), watching.Evaluation(), watching.OfUser()),
-            *(watching.BestCheckpoint(), watching.Record(), watching.Samples()),
-            *(watching.ShownProgress(bar), watching.Checkpoints(received)),
+            *(builtin_callbacks.EpochMean(), builtin_callbacks.Evaluation(), builtin_callbacks.CallUserCallbacks()),
+            *(builtin_callbacks.BestCheckpoint(), builtin_callbacks.Record(), builtin_callbacks.Samples()),
+            *(builtin_callbacks.ShownProgress(bar), builtin_callbacks.Checkpoints(received)),
         ]
 
-    def _watch(self, watchers: list[Watcher], line: Line) -> None:
-        for watcher in watchers:
-            watcher.on_step_end(self, line)
+    def _call(self, callbacks: list[BuiltinCallback], line: Line) -> None:
+        for callback in callbacks:
+            callback.on_step_end(self, line)
 
     def _tell_user(self, hook: str) -> None:
         if self.user_callbacks:

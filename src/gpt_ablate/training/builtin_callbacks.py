@@ -39,14 +39,14 @@ def due(every: int | None, trainer: Trainer) -> bool:
     return trainer.epoch_done if every is None else every > 0 and trainer.step % every == 0
 
 
-class Watcher:
+class BuiltinCallback:
     """A callback of the framework: it may add to the line of a step, until `Record` has written it."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
         """After each step, and at step 0 before the first."""
 
 
-class EpochMean(Watcher):
+class EpochMean(BuiltinCallback):
     """Adds the mean training loss of an epoch that is done."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
@@ -57,7 +57,7 @@ class EpochMean(Watcher):
             line["train/epoch_loss"] = statistics.fmean([*earlier, line["train/loss"]])
 
 
-class Evaluation(Watcher):
+class Evaluation(BuiltinCallback):
     """Adds the losses of both splits; the last evaluation is of all windows."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
@@ -95,7 +95,7 @@ def _mean_loss(trainer: Trainer, split: Split, batches: int | None) -> float:
     return total / (len(windows) * split.context)
 
 
-class OfUser(Watcher):
+class CallUserCallbacks(BuiltinCallback):
     """The callbacks of the config."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
@@ -104,7 +104,7 @@ class OfUser(Watcher):
             line |= trainer.user_callbacks.call("on_step_end", trainer.view(line), trainer.optimizer)
 
 
-class BestCheckpoint(Watcher):
+class BestCheckpoint(BuiltinCallback):
     """Saves the weights if no step before had so low a validation loss, by the record: resuming decides alike."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
@@ -115,7 +115,7 @@ class BestCheckpoint(Watcher):
             checkpoint.save_best(trainer.directory, trainer.step, trainer.model, loss)
 
 
-class Record(Watcher):
+class Record(BuiltinCallback):
     """Writes the line to metrics.jsonl and TensorBoard."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
@@ -125,7 +125,7 @@ class Record(Watcher):
             raise trainer.divergence
 
 
-class Samples(Watcher):
+class Samples(BuiltinCallback):
     """Writes what the model says after the prompt."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
@@ -141,7 +141,7 @@ class Samples(Watcher):
         trainer.tracker.sample(trainer.where() | {"text": text} | settings.model_dump())
 
 
-class ShownProgress(Watcher):
+class ShownProgress(BuiltinCallback):
     """The progress bar."""
 
     def __init__(self, bar: ProgressBar) -> None:
@@ -153,7 +153,7 @@ class ShownProgress(Watcher):
             self.bar.show(line, "train/epoch_loss" in line)
 
 
-class Checkpoints(Watcher):
+class Checkpoints(BuiltinCallback):
     """Saves the state where it is time; after a signal, saves and leaves."""
 
     def __init__(self, received: Sequence[int]) -> None:

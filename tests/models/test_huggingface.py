@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,12 +48,6 @@ INNER = [  # ours, theirs, theirs is (in, out)
     ("mlp.out.weight", "mlp.c_proj.weight", True),
     ("mlp.out.bias", "mlp.c_proj.bias", False),
 ]
-
-
-@pytest.fixture(scope="module")
-def configure(configure: Callable[..., Config]) -> Callable[..., Config]:
-    """Each config composed once."""
-    return functools.cache(configure)
 
 
 def hugging_face(shape: str, dtype: torch.dtype = torch.float32, **settings: object) -> nn.Module:

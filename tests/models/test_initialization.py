@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import math
@@ -37,12 +36,6 @@ NAMES = [
     "final_norm.bias",
     "head.weight",
 ]
-
-
-@pytest.fixture(scope="module")
-def configure(configure: Callable[..., Config]) -> Callable[..., Config]:
-    """Each config composed once."""
-    return functools.cache(configure)
 
 
 @pytest.fixture(scope="module")
