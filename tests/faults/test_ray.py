@@ -178,7 +178,11 @@ class Node:
 def head(ray_settings: dict[str, str]) -> Iterator[str]:
     """A cluster with its first node; its address."""
     node = Node("first", "--head", "--port=0", "--include-dashboard=false")
-    yield (Path(os.environ["RAY_TMPDIR"]) / "ray/ray_current_cluster").read_text()
+    address = Path(os.environ["RAY_TMPDIR"]) / "ray/ray_current_cluster"
+    while not (address.exists() and address.read_text()):  # written after the line that the node waits for
+        assert node.process.poll() is None, node.output.read_text()
+        time.sleep(0.1)
+    yield address.read_text()
     node.end()
 
 
