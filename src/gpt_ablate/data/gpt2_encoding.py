@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tiktoken
 
-from gpt_ablate.config.schema import VOCAB_SIZE
+from gpt_ablate.data.tokenizers import Texts, Tokenizer, restores, tokenizers
 
+VOCAB_SIZE = 50257
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _END_OF_TEXT = "<|endoftext|>"
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"  # as GPT-2 splits words
@@ -43,30 +43,47 @@ def gpt2() -> tiktoken.Encoding:
     )
 
 
-def encode(text: str) -> list[int]:
-    """Token ids of `text`; "<|endoftext|>" in it is ordinary text."""
-    ids: list[int] = []
-    start = 0
-    for run in _LONG_RUN.finditer(text):
-        ids += gpt2().encode_ordinary(text[start : run.start()]) + gpt2().encode_ordinary(run[0])
-        start = run.end()
-    return ids + gpt2().encode_ordinary(text[start:])
+class Gpt2(Tokenizer):
+    """GPT-2's byte-pair encoding; "<|endoftext|>" in a text is ordinary text."""
+
+    vocab_size = VOCAB_SIZE
+    sha256 = MERGES_SHA256
+    end_of_text = VOCAB_SIZE - 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, which may be any."""
+        ids: list[int] = []
+        start = 0
+        for run in _LONG_RUN.finditer(text):
+            ids += gpt2().encode_ordinary(text[start : run.start()]) + gpt2().encode_ordinary(run[0])
+            start = run.end()
+        return ids + gpt2().encode_ordinary(text[start:])
+
+    def bytes_of(self, token: int) -> bytes:
+        """What a token stands for, in UTF-8."""
+        return gpt2().decode_single_token_bytes(token)
+
+    def byte_lengths(self) -> npt.NDArray[np.int64]:
+        """Length in bytes of each token, (V,); 0 for end-of-text."""
+        return _byte_lengths()
+
+    def content(self) -> dict[str, Any]:
+        """The name, and the hash of the merges, which are in the package."""
+        return {"name": "gpt2", "sha256": MERGES_SHA256}
 
 
-def stream_text(tokens: Iterable[int]) -> Iterator[str]:
-    """The text of tokens as it becomes complete (a character may take several tokens)."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    encoding = gpt2()
-    for token in tokens:
-        if text := decoder.decode(encoding.decode_single_token_bytes(token)):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+@tokenizers.register("gpt2")
+def _of_texts(texts: Texts) -> Tokenizer:
+    return Gpt2()
+
+
+@restores("gpt2")
+def _of_content(content: dict[str, Any]) -> Tokenizer:
+    return Gpt2()
 
 
 @functools.cache
-def byte_lengths() -> npt.NDArray[np.int64]:
-    """Length in bytes of each token, (V,); 0 for end-of-text, which stands between texts and in none."""
+def _byte_lengths() -> npt.NDArray[np.int64]:
     ids = range(VOCAB_SIZE - 1)
     return np.array([*(len(gpt2().decode_single_token_bytes(i)) for i in ids), 0])
 

@@ -13,8 +13,8 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_ablate.config.schema import VOCAB_SIZE
-from gpt_ablate.data import tokenizer
+from gpt_ablate.data import gpt2_encoding
+from gpt_ablate.data.gpt2_encoding import VOCAB_SIZE, Gpt2, gpt2
 
 CACHE_NAMES = {  # SHA-1 of the addresses tiktoken would ask
     "vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
@@ -38,13 +38,13 @@ def sample() -> str:
 
 
 def assert_alike(text: str, reference: tiktoken.Encoding) -> None:
-    tokens = tokenizer.encode(text)
+    tokens = Gpt2().encode(text)
     assert tokens == reference.encode_ordinary(text)
-    assert tokenizer.gpt2().decode(tokens) == text
+    assert gpt2().decode(tokens) == text
 
 
 def test_vocabulary_is_gpt2s(reference: tiktoken.Encoding) -> None:
-    ours = tokenizer.gpt2()
+    ours = gpt2()
     assert ours.n_vocab == reference.n_vocab == VOCAB_SIZE == 50257
     assert ours.eot_token == reference.eot_token == 50256
     assert ours.special_tokens_set == reference.special_tokens_set
@@ -56,16 +56,16 @@ def test_vocabulary_is_gpt2s(reference: tiktoken.Encoding) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from([*WORD_PARTS, "   ", "\n\n\n", "\x1c", "\u200b", "\u3000"]), max_size=12).map("".join))
 def test_text_cut_at_long_white_space_encodes_alike(text: str) -> None:
-    every = re.compile(tokenizer._LONG_RUN.pattern.replace("{100000,}", "{1,}"))
-    assert every.pattern != tokenizer._LONG_RUN.pattern
+    every = re.compile(gpt2_encoding._LONG_RUN.pattern.replace("{100000,}", "{1,}"))
+    assert every.pattern != gpt2_encoding._LONG_RUN.pattern
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "_LONG_RUN", every)
-        assert tokenizer.encode(text) == tokenizer.gpt2().encode_ordinary(text)
+        patch.setattr(gpt2_encoding, "_LONG_RUN", every)
+        assert Gpt2().encode(text) == gpt2().encode_ordinary(text)
 
 
 def test_a_million_of_one_character_is_encoded() -> None:
     n = 1_000_001
-    assert tokenizer.gpt2().decode(tokenizer.encode(f"x{n * ' '}y{n * 'a'}\n")) == f"x{n * ' '}y{n * 'a'}\n"
+    assert gpt2().decode(Gpt2().encode(f"x{n * ' '}y{n * 'a'}\n")) == f"x{n * ' '}y{n * 'a'}\n"
 
 
 def test_the_sample_encodes_alike(reference: tiktoken.Encoding) -> None:
@@ -98,14 +98,14 @@ def test_any_split_into_words_is_alike(parts: list[str], reference: tiktoken.Enc
 
 
 def test_known_tokens() -> None:
-    assert tokenizer.encode("Every effort moves you") == [6109, 3626, 6100, 345]
-    assert tokenizer.encode("") == []
+    assert Gpt2().encode("Every effort moves you") == [6109, 3626, 6100, 345]
+    assert Gpt2().encode("") == []
 
 
 def test_the_name_of_end_of_text_is_ordinary_text() -> None:
-    tokens = tokenizer.encode("a<|endoftext|>b")
-    assert tokenizer.gpt2().eot_token not in tokens
-    assert tokenizer.gpt2().decode(tokens) == "a<|endoftext|>b"
+    tokens = Gpt2().encode("a<|endoftext|>b")
+    assert gpt2().eot_token not in tokens
+    assert gpt2().decode(tokens) == "a<|endoftext|>b"
 
 
 @pytest.mark.parametrize("damage", ["swapped", "truncated", "empty"])
@@ -115,9 +115,9 @@ def test_damaged_merges_are_refused(damage: str, tmp_path: Path, monkeypatch: py
     lines[100], lines[101] = lines[101], lines[100]
     assets = tmp_path / "assets"
     assets.mkdir()
-    monkeypatch.setattr(tokenizer.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(gpt2_encoding.resources, "files", lambda package: tmp_path)
     (assets / "vocab.bpe").write_bytes(merges)
-    read = tokenizer.gpt2.__wrapped__  # not the encoding already read
+    read = gpt2_encoding.gpt2.__wrapped__  # not the encoding already read
     assert read().n_vocab == 50257
     (assets / "vocab.bpe").write_bytes({"swapped": b"".join(lines), "truncated": merges[:-9], "empty": b""}[damage])
     with pytest.raises(ValueError, match=r"vocab\.bpe is damaged"):
