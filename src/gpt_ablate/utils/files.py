@@ -60,6 +60,16 @@ def expanded(key: str, path: str) -> Path:
         ) from error
 
 
+def user_cache() -> Path | None:
+    """The folder in which files are kept between launches; None where the system knows no home folder."""
+    import pooch
+
+    try:
+        return Path(pooch.os_cache("gpt_ablate"))
+    except RuntimeError:
+        return None
+
+
 def without_home(value: Any) -> Any:
     """`value` (text, or lists and mappings of it) with the user's home folder as ~: records name no user."""
     if isinstance(value, str):
