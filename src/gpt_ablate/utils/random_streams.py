@@ -2,7 +2,8 @@
 
 The root is the run's seed, for a run with an arm both (`Config.root`).
 
-Names in use: `init/<parameter>`, `data/<epoch>`, `dropout/<step>`, `sampling/<step>`.
+Names in use: `init/<parameter>`, `data/<epoch>`, `dropout/<step>`, `sampling/<step>`, for the new examples of a task
+`data/first_block`; with `data.seed` as root `data/<task>/<split>/<block>` and what else begins with `data/<task>/`.
 A stream per epoch or step, instead of one that runs on, leaves no generator state to save.
 """
 
