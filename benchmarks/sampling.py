@@ -12,7 +12,7 @@ import statistics
 import torch
 
 from gpt_ablate.config.schema import VOCAB_SIZE
-from gpt_ablate.data import tokenizer
+from gpt_ablate.data.gpt2_encoding import Gpt2
 from gpt_ablate.models import generation
 from gpt_ablate.models.gpt import GPT
 from gpt_ablate.models.huggingface import to_hf
@@ -29,7 +29,7 @@ def main() -> None:
     config = common.config_of(f"sampling.max_new_tokens={args.tokens}")
     model = GPT(config).eval()
     theirs = to_hf(model).eval()
-    prompt = tokenizer.encode(config.sampling.prompt)
+    prompt = Gpt2().encode(config.sampling.prompt)
     ids = torch.tensor([prompt])
 
     def ours() -> None:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from gpt_ablate.config.schema import Config
-from gpt_ablate.data import loading, token_files, tokenizer
+from gpt_ablate.data import loading, token_files
+from gpt_ablate.data.gpt2_encoding import Gpt2, gpt2
 from gpt_ablate.launching import execution
 from gpt_ablate.utils.errors import UsageError
 
@@ -34,7 +35,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def encoded(text: str) -> Tokens:
-    return np.array(tokenizer.encode(text))
+    return np.array(Gpt2().encode(text))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_a_width_changes_no_run(sample: Tokens, write: Write, with_data: Callabl
     corpora, fingerprints = [], []
     for dtype, lies in ((None, "<u2"), ("uint16", "<u2"), ("uint32", "<u4")):
         config = with_data("tokens", dir=str(write(sample, sample[:500], lies)), dtype=dtype)
-        loading._tokens.cache_clear()
+        loading._corpus.cache_clear()
         corpora.append(loading.load(config).describe())
         fingerprints.append(execution.fingerprint(config, loading.load(config)))
     assert corpora[0] == corpora[1] == corpora[2]
@@ -163,7 +164,7 @@ FORMATS: dict[str, Callable[[Tokens], bytes]] = {
     "NumPy array": lambda tokens: saved(np.save, tokens),
     "zip archive": lambda tokens: saved(np.savez, tokens),
     "gzip": lambda tokens: gzip.compress(tokens.astype("<u2").tobytes()),
-    "like text": lambda tokens: tokenizer.gpt2().decode(tokens.tolist()).encode(),
+    "like text": lambda tokens: gpt2().decode(tokens.tolist()).encode(),
     "like text ": lambda _: "Все счастливые семьи похожи друг на друга. ".encode() * 9000,
     "UTF-16": lambda _: "Every effort moves you. ".encode("utf-16") * 90,
     "not 1 bytes": lambda _: b"\0",
