@@ -104,6 +104,12 @@ def shakespeare() -> Path:
 
 
 @pytest.fixture(scope="session")
+def books() -> Path:
+    """The folder of the files of data=wharton and data=classics; skips where there is none."""
+    return _needed("books")
+
+
+@pytest.fixture(scope="session")
 def gpt2_files() -> Path:
     """Folder with GPT-2's vocab.bpe and encoder.json; skips where there is none."""
     return _needed("gpt2")

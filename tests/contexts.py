@@ -26,6 +26,7 @@ def context_of(**values: object) -> LayerContext:
         n_layer=2,
         dropout=0.0,
         qkv_bias=True,
+        bias=True,
         index=0,
         variants={},
         make_layer=_no_layer,

@@ -95,7 +95,7 @@ class Reader:
                 self._launch(arguments)
             case ["python", "-m", module, *arguments]:
                 main = importlib.import_module(module).main
-                if self.trains:
+                if self.trains or module == "gpt_ablate.prepare":  # what trains then needs its shards to be planned
                     self._run(main, [*arguments, *(SMALL if module == "gpt_ablate.profile" else [])])
             case ["make", target]:
                 assert re.search(rf"^{target}:", (PROJECT / "Makefile").read_text(), re.MULTILINE), target

@@ -80,7 +80,8 @@ def _planned(args: argparse.Namespace) -> list[PlannedRun]:
 
 
 def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str, Any]]:
-    from gpt_ablate.training import torch_settings  # imports torch
+    from gpt_ablate.data import loading  # imports torch
+    from gpt_ablate.training import torch_settings
     from gpt_ablate.training.profiling import profile
 
     levels = [{key: str(level) for key, level in run.config.levels().items()} for run in planned]
@@ -94,7 +95,10 @@ def _profiles(planned: Sequence[PlannedRun], console: Console) -> list[dict[str,
             torch_settings.memory_kept(),
             torch_settings.tf32(run.config.trainer.dtype == "tf32"),
         ):
-            profiles.append({"name": name, "config": run.config.record()} | profile(run.config))
+            profiles.append(
+                {"name": name, "config": run.config.record()}
+                | profile(run.config, loading.load(run.config).tokenizer.vocab_size)
+            )
         _show(profiles[-1], console)
     return profiles
 

@@ -48,15 +48,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _sample(args: argparse.Namespace) -> None:
     directory = run_directory.existing(args.run)
-    from gpt_ablate.data import tokenizer
     from gpt_ablate.models import generation
     from gpt_ablate.training import checkpoint
     from gpt_ablate.utils import random_streams
 
     settings = _settings(args, checkpoint.trained_config(directory, args.plugin).sampling.model_dump())
-    model, _ = checkpoint.load_trained(directory, args.checkpoint == "best", args.plugin)
+    model, tokenizer = checkpoint.load_trained(directory, args.checkpoint == "best", args.plugin)
     shown = visible if sys.stdout.isatty() else str  # a file gets the very characters
-    prompt = tokenizer.encode(settings.prompt)
+    try:
+        prompt = tokenizer.encode(settings.prompt)
+    except ValueError as error:
+        told = f"text that the run's tokenizer has tokens for ({error})"
+        raise UsageError([Problem("--prompt", settings.prompt, told)]) from error
     if len(prompt) > model.context_length:
         dropped = len(prompt) - model.context_length
         print(f"the prompt is longer than the context: its first {dropped} tokens are left out", file=sys.stderr)

@@ -145,7 +145,7 @@ FAMILIES = {  # what makes theirs, its names, ours, and how near: GPT-J takes at
     "llama": (
         of_llama,
         LLAMA,
-        "normalizer=rmsnorm normalizer.eps=1e-3 position=rope position.base=100.0 mlp=swiglu mlp.bias=false "
+        "normalizer=rmsnorm normalizer.eps=1e-3 position=rope position.base=100.0 mlp=swiglu model.bias=false "
         f"mlp.hidden={HIDDEN} model.qkv_bias=false",
         1e-10,
     ),
@@ -236,7 +236,7 @@ def test_scores_under_rope_depend_on_distance_alone() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_swiglu_is_llamas(bias: bool) -> None:
-    ours = SwiGLU(context_of(), hidden=HIDDEN, bias=bias)
+    ours = SwiGLU(context_of(bias=bias), hidden=HIDDEN)
     scramble(ours)
     ours = ours.double()
     config = transformers.LlamaConfig(**SIZES, intermediate_size=HIDDEN, mlp_bias=bias, hidden_act="silu")

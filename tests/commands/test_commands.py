@@ -64,7 +64,7 @@ def test_a_multirun_leaves_whole_records_and_again_changes_none(train: Command, 
         directory = RunDirectory(tmp_path / f"outputs/sweep/{norm}-looped/seed_1")
         found = {path.relative_to(directory.path).as_posix() for path in directory.path.rglob("*") if path.is_file()}
         expected = {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
-        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json", ".lock"}
+        expected |= {"run.json", "metrics.jsonl", "samples.jsonl", "result.json", ".lock", "checkpoint/tokenizer.json"}
         expected |= {
             f"checkpoint/{kind}/{file}" for kind in ("best", "final") for file in ("model.safetensors", "state.json")
         }

@@ -27,7 +27,7 @@ FLOAT = 4
 
 @pytest.fixture
 def profiled(configure: Callable[..., Config]) -> Callable[..., dict[str, Any]]:
-    return lambda *overrides: profiling.profile(configure(*SHAPE, *overrides), repeats=1)
+    return lambda *overrides: profiling.profile(configure(*SHAPE, *overrides), 50257, repeats=1)
 
 
 def test_saved_bytes_are_those_of_the_formulas(profiled: Callable[..., dict[str, Any]]) -> None:

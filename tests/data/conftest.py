@@ -12,6 +12,6 @@ from gpt_ablate.data import loading
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """Corpora are kept between runs of a process; a test wants its own."""
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()
     yield
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()

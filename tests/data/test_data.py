@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_ablate.config.schema import VOCAB_SIZE, Config
-from gpt_ablate.data import loading, tokenizer
-from gpt_ablate.data.loading import Split
+from gpt_ablate.config.schema import Config
+from gpt_ablate.data import loading
+from gpt_ablate.data.corpus import Split
+from gpt_ablate.data.gpt2_encoding import MERGES_SHA256, VOCAB_SIZE, Gpt2, gpt2
 
 CPU = torch.device("cpu")
 
@@ -30,29 +31,32 @@ def text_file(tmp_path: Path) -> Path:
 
 
 def split_of(length: int, context: int, stride: int) -> Split:
-    return Split(np.arange(length, dtype=np.uint16), context, stride)
+    return Split(np.arange(length, dtype=np.uint16), context, stride, Gpt2())
 
 
 def test_the_verdict_has_the_reference_figures(verdict: Path, configure: Callable[..., Config]) -> None:
     text = verdict.read_text("utf-8")
     assert len(text) == 20_479
-    assert len(tokenizer.encode(text)) == 5_145
+    assert len(Gpt2().encode(text)) == 5_145
     config = configure("data=verdict", f"data.dir={verdict.parent}", "model.context_length=256")
     assert (config.data.batch_size, config.data.stride) == (2, 256)
     corpus = loading.load(config)
     tokens = corpus.train.tokens.tolist()
-    assert tokens == tokenizer.encode(text[: int(0.9 * 20_479)])
-    assert corpus.val.tokens.tolist() == tokenizer.encode(text[int(0.9 * 20_479) :])
+    assert tokens == Gpt2().encode(text[: int(0.9 * 20_479)])
+    assert corpus.val.tokens.tolist() == Gpt2().encode(text[int(0.9 * 20_479) :])
     counts = [count / len(tokens) for count in Counter(tokens).values()]
     entropy = -math.fsum(p * math.log(p) for p in counts)
     assert entropy == pytest.approx(6.008, abs=5e-4)
-    evaluated = tokenizer.gpt2().decode_bytes(corpus.val.tokens[1:513].tolist())
+    evaluated = gpt2().decode_bytes(corpus.val.tokens[1:513].tolist())
     assert corpus.describe() == {
         "sha256": hashlib.sha256(verdict.read_bytes()).hexdigest(),
+        "tokenizer_sha256": MERGES_SHA256,
+        "vocab_size": 50_257,
         "train_tokens": 4_612,
         "val_tokens": 534,
         "train_windows": 18,
         "val_windows": 2,
+        "train_bytes_per_token": pytest.approx(len(gpt2().decode_bytes(tokens[1 : 18 * 256 + 1])) / (18 * 256)),
         "val_bytes_per_token": pytest.approx(len(evaluated) / 512, rel=1e-12),
         "unigram_entropy": pytest.approx(entropy, rel=1e-12),
         "ln_vocab": pytest.approx(10.825, abs=5e-4),
@@ -119,8 +123,8 @@ def test_a_text_is_split_by_characters(fraction: float, tmp_path: Path, with_dat
     path.write_text(text, encoding="utf-8")
     corpus = loading.load(with_data("text", path=str(path), train_fraction=fraction))
     cut = int(fraction * len(text))
-    assert corpus.train.tokens.tolist() == tokenizer.encode(text[:cut])
-    assert corpus.val.tokens.tolist() == tokenizer.encode(text[cut:])
+    assert corpus.train.tokens.tolist() == Gpt2().encode(text[:cut])
+    assert corpus.val.tokens.tolist() == Gpt2().encode(text[cut:])
     assert corpus.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -134,7 +138,7 @@ def test_several_texts_are_joined_by_end_of_text(
     for path, text in zip(paths, (first, second), strict=True):
         Path(path).write_text(text)
     corpus = loading.load(with_data("text", path=paths, train_fraction=fraction))
-    encode, end = tokenizer.encode, [50256]
+    encode, end = Gpt2().encode, [50256]
     expected = {
         100: (encode(first[:100]), encode(first[100:]) + end + encode(second)),
         200: (encode(first), encode(second)),
@@ -186,8 +190,8 @@ def test_token_files_need_no_memory_of_their_size(tmp_path: Path, with_data: Cal
 @pytest.mark.parametrize("context", [4, 7, 32])
 def test_bytes_per_token_are_those_of_the_targets_that_are_evaluated(context: int) -> None:
     text = "Zoë said “naïve”: 1 2 33 — " * 9
-    ids = [*tokenizer.encode(text), VOCAB_SIZE - 1, *tokenizer.encode(text)]
-    split = Split(np.array(ids, dtype=np.uint16), context, 1)
+    ids = [*Gpt2().encode(text), VOCAB_SIZE - 1, *Gpt2().encode(text)]
+    split = Split(np.array(ids, dtype=np.uint16), context, 1, Gpt2())
     counted = ids[1 : (len(ids) - 1) // context * context + 1]
-    pieces = [tokenizer.gpt2().decode_single_token_bytes(i) for i in counted if i != VOCAB_SIZE - 1]
+    pieces = [gpt2().decode_single_token_bytes(i) for i in counted if i != VOCAB_SIZE - 1]
     assert split.bytes_per_token() == pytest.approx(len(b"".join(pieces)) / len(counted))

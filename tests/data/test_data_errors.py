@@ -26,9 +26,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(pooch, "os_cache", lambda project: folder / project)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.delenv("GPT_ABLATE_DATA", raising=False)
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()
     yield folder
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()
 
 
 def refused(config: Config, *keys: str) -> str:
@@ -110,7 +110,7 @@ def test_the_bad_one_of_several_texts_is_named(tmp_path: Path, with_data: Callab
     assert "good.txt" not in message
 
 
-@pytest.mark.parametrize(("path", "reason"), [("absent.txt", "No such file"), ("", "Is a directory")])
+@pytest.mark.parametrize(("path", "reason"), [("absent.txt", "No such file"), ("", "a folder with .txt")])
 def test_a_text_that_cannot_be_read(path: str, reason: str, tmp_path: Path, with_data: Callable[..., Config]) -> None:
     message = refused(with_data("text", path=str(tmp_path / path)), "data.path")
     assert str(tmp_path) in message
@@ -194,7 +194,7 @@ def test_the_verdict_is_found_in_each_place(
         return folder
 
     def load(folder: Path | None = None) -> int:
-        loading._tokens.cache_clear()
+        loading._corpus.cache_clear()
         return len(loading.load(with_data("verdict", dir=folder and str(folder))).train.tokens)
 
     named, environment = copy_to(tmp_path / "named"), copy_to(tmp_path / "environment")

@@ -23,7 +23,7 @@ import torch.utils.flop_counter
 import torch.utils.tensorboard
 
 from gpt_ablate.config import registry
-from gpt_ablate.data import tokenizer
+from gpt_ablate.data.gpt2_encoding import gpt2
 from gpt_ablate.launching import launch
 
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -34,7 +34,7 @@ _GROWING = ("open", "os.mkdir")
 def main() -> None:
     torch.set_num_threads(1)
     registry.load()
-    tokenizer.gpt2()
+    gpt2()
     child = None
     for line in sys.stdin:
         if child:  # only now: until then its number stays its own, so that a late signal meets no other process

@@ -126,7 +126,7 @@ def test_a_single_run_has_a_dated_folder_that_stays(plan: Callable[..., Plan], t
 
 def test_an_experiment_names_its_study_and_sweep(plan: Callable[..., Plan]) -> None:
     made = plan("--multirun", "experiment=demo", "model=mini", "trainer.device=cpu")
-    cells = {f"outputs/demo-mini/{norm}/seed_{seed}" for norm in ("pre", "post") for seed in (0, 1)}
+    cells = {f"outputs/demo-mini/{norm}/seed_{seed}" for norm in ("pre", "post") for seed in range(4)}
     assert set(folders(made)) == cells
     made = plan("--multirun", "experiment=demo", "model=micro", "norm=post", "seed=7", "trainer.device=cpu")
     assert folders(made) == ["outputs/demo-micro/post/seed_7"]

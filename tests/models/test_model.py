@@ -287,7 +287,7 @@ def test_a_loss_in_parts_is_passed_back_through_once(
         ("attention=parallel layers=clone", 2 * 40),
         ("residual=parallel normalizer=rmsnorm position=rope", 2 * 40),
         ("mlp=swiglu position=none", 3 * 27),
-        ("mlp=swiglu mlp.hidden=31 mlp.bias=false attention=looped position=rope", 3 * 31),
+        ("mlp=swiglu mlp.hidden=31 model.bias=false attention=looped position=rope", 3 * 31),
     ],
 )
 def test_flops_are_six_per_weight_and_twelve_per_layer_token_and_width(

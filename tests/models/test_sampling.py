@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from gpt_ablate.config.schema import Config, SamplingConfig
-from gpt_ablate.data import tokenizer
-from gpt_ablate.data.tokenizer import stream_text
+from gpt_ablate.data.gpt2_encoding import Gpt2, gpt2
 from gpt_ablate.models.generation import draw, generate
 from gpt_ablate.models.gpt import GPT
 from gpt_ablate.training.sampling import sample_text
@@ -133,30 +132,30 @@ TEXTS = ["naïve café — “quoted”", "日本語の文章 and 🤖🧪👩�
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_streamed_text_is_the_decoded_whole(text: str) -> None:
-    tokens = tokenizer.encode(text)
-    pieces = list(stream_text(iter(tokens)))
+    tokens = Gpt2().encode(text)
+    pieces = list(Gpt2().stream_text(iter(tokens)))
     assert "".join(pieces) == text
     assert "�" not in "".join(pieces)
     assert all(pieces)
     for end in range(len(tokens)):
-        assert "".join(stream_text(tokens[:end])) == tokenizer.gpt2().decode(tokens[:end])
+        assert "".join(Gpt2().stream_text(tokens[:end])) == gpt2().decode(tokens[:end])
 
 
 def test_a_character_streams_as_soon_as_it_is_whole() -> None:
-    tokens = tokenizer.encode("a🤖b")
+    tokens = Gpt2().encode("a🤖b")
     assert len(tokens) > 3
     taken: list[int] = []
-    heard = [(piece, len(taken)) for piece in stream_text(taken.append(t) or t for t in tokens)]  # type: ignore[func-returns-value]
+    heard = [(piece, len(taken)) for piece in Gpt2().stream_text(taken.append(t) or t for t in tokens)]  # type: ignore[func-returns-value]
     assert heard == [("a", 1), ("🤖", len(tokens) - 1), ("b", len(tokens))]
 
 
 def test_a_sample_continues_its_prompt(configure: Callable[..., Config]) -> None:
     model = GPT(configure("model.d_model=8", "model.context_length=16"))
     how = settings(prompt="Every effort moves you", max_new_tokens=12)
-    tokens = list(generate(model, tokenizer.encode(how.prompt), how, seeded(4)))
+    tokens = list(generate(model, Gpt2().encode(how.prompt), how, seeded(4)))
     assert len(tokens) == 12
-    assert sample_text(model, how, seeded(4)) == tokenizer.gpt2().decode(tokens)
-    assert sample_text(model, how, seeded(5)) != sample_text(model, how, seeded(4))
+    assert sample_text(model, Gpt2(), how, seeded(4)) == gpt2().decode(tokens)
+    assert sample_text(model, Gpt2(), how, seeded(5)) != sample_text(model, Gpt2(), how, seeded(4))
 
 
 @pytest.mark.parametrize("bad", [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf]])

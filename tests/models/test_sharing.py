@@ -167,7 +167,7 @@ def test_every_use_is_counted_and_every_weight_once(
 @pytest.mark.parametrize("variant", ["layers.name=repeated", "layers.name=one_mlp", "norm.name=remembering"])
 def test_a_profile_counts_as_training_does(variant: str, sharing: Callable[..., Config]) -> None:
     config = sharing(variant, "data.batch_size=1")
-    found, model = profiling.profile(config, repeats=1), GPT(config)
+    found, model = profiling.profile(config, 50257, repeats=1), GPT(config)
     assert found["flops"] == config.model.context_length * flops_per_token(model)
     assert found["parameters"] == model.n_parameters() == found["weight_bytes"] / 4
     width, context = config.model.d_model, config.model.context_length
@@ -299,9 +299,9 @@ def test_layers_of_a_plugin_may_need_no_memory(
     shape = ("model.n_layer=4", "model.d_model=64")
     tables = 12 * (2 * 50257 * 64 + 16 * 64)
     monkeypatch.setattr(devices, "memory_bytes", lambda _: tables)
-    assert hardware_rules._memory(sharing(*shape)) == []
-    with pytest.raises(UsageError, match="a model that fits in"):
-        configure(*shape, "model.context_length=16")
+    assert hardware_rules.model_memory(sharing(*shape), 50257) == []
+    (problem,) = hardware_rules.model_memory(configure(*shape, "model.context_length=16"), 50257)
+    assert "a model that fits in" in problem.allowed
 
 
 def test_shared_layers_become_copies_at_hugging_face(sharing: Callable[..., Config], build: Callable[..., GPT]) -> None:

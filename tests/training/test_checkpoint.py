@@ -105,7 +105,7 @@ def test_another_config_in_the_same_place_is_refused(small: Callable[..., Config
     with pytest.raises(UsageError, match=r"optimizer\.lr: 0\.0004 there, 0\.001 here"):
         train(small("trainer.max_steps=1", "optimizer.lr=1e-3"), directory.path)
     (tmp_path / "text.txt").write_text(TEXT + " One more.")
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()
     with pytest.raises(UsageError, match="the text or the tokenizer is another"):
         train(small("trainer.max_steps=1"), directory.path)
     assert files(directory.path) == before
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = stopped_after_three(small, tmp_path / "run", monkeypatch)
-    kept = sorted(folder.name for folder in (tmp_path / "run/checkpoint").iterdir())
+    kept = sorted(folder.name for folder in (tmp_path / "run/checkpoint").glob("step_*"))
     assert kept == ["step_000000002", "step_000000003"]
     spoiled = tmp_path / "run/checkpoint/step_000000003" / name
     if name == "state.json":
@@ -238,7 +238,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_them(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = stopped_after_three(small, tmp_path / "run", monkeypatch)
-    for folder in (tmp_path / "run/checkpoint").iterdir():
+    for folder in (tmp_path / "run/checkpoint").glob("step_*"):
         (folder / "model.safetensors").unlink()
     with pytest.raises(UsageError) as error:
         train(config, tmp_path / "run")
@@ -250,7 +250,8 @@ def test_no_whole_checkpoint_is_an_error_that_names_them(
 def test_a_finished_run_keeps_its_weights_alone_and_no_pickle(small: Callable[..., Config], tmp_path: Path) -> None:
     directory = train(small("trainer.checkpoint_every=1", "trainer.max_steps=3"), tmp_path / "run")
     kept = sorted(file.relative_to(directory.checkpoints).as_posix() for file in directory.checkpoints.rglob("*"))
-    assert kept == [f"{kind}{file}" for kind in ("best", "final") for file in ("", "/model.safetensors", "/state.json")]
+    weights = [f"{kind}{file}" for kind in ("best", "final") for file in ("", "/model.safetensors", "/state.json")]
+    assert kept == [*weights, "tokenizer.json"]
     for file, (content, _) in files(directory.path).items():
         plain = file.suffix in (".json", ".jsonl", ".safetensors") or (file.name, content) == (".lock", b"")
         assert plain or file.name.startswith("events.out.tfevents.")

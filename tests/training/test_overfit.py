@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from gpt_ablate.config.schema import Config
-from gpt_ablate.data.tokenizer import encode, gpt2
+from gpt_ablate.data.gpt2_encoding import Gpt2, gpt2
 from gpt_ablate.launching import execution
 from gpt_ablate.models.generation import generate
 from gpt_ablate.studies.run_directory import RunDirectory
@@ -27,7 +27,7 @@ def test_a_small_model_recites_what_it_was_trained_on(
     norm: str, layers: str, attention: str, verdict: Path, tmp_path: Path, configure: Callable[..., Config]
 ) -> None:
     text = verdict.read_text(encoding="utf-8")
-    ids = encode(text)[:1000]
+    ids = Gpt2().encode(text)[:1000]
     learned = gpt2().decode(ids)
     (tmp_path / "text.txt").write_text(text[: len(learned) + 1000], encoding="utf-8")
     fraction = (len(learned) + 0.5) / (len(learned) + 1000)

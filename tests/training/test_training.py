@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt_ablate.config.schema import Config
-from gpt_ablate.data import loading, tokenizer
+from gpt_ablate.data import loading
+from gpt_ablate.data.gpt2_encoding import Gpt2
 from gpt_ablate.models.gpt import GPT, flops_per_token
 from gpt_ablate.training import checkpoint, optimizers
 from gpt_ablate.utils.errors import UsageError
@@ -178,11 +179,12 @@ def test_the_result_is_over_the_whole_of_both_splits(small: Callable[..., Config
     config = small("model.dropout=0.5", "trainer.max_steps=2", "data.stride=4", "trainer.eval_batches=1")
     directory = train(config, tmp_path / "run")
     result = directory.result()
-    model, loaded = checkpoint.load_trained(directory)
-    assert loaded == config
+    model, tokenizer = checkpoint.load_trained(directory)
+    assert tokenizer.encode(TEXT) == Gpt2().encode(TEXT)
+    assert checkpoint.trained_config(directory, []) == config
     cut = int(0.9 * len(TEXT))
     for split, text in (("train", TEXT[:cut]), ("val", TEXT[cut:])):
-        ids = torch.tensor(tokenizer.encode(text))
+        ids = torch.tensor(Gpt2().encode(text))
         rows = (len(ids) - 1) // 16
         x, y = ids[: rows * 16].view(rows, 16), ids[1 : rows * 16 + 1]
         with torch.inference_mode():

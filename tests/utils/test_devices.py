@@ -76,7 +76,7 @@ def test_a_batch_that_cannot_fit_is_refused(
     shape = ["model.d_model=32", "model.n_head=4", "model.n_layer=2", "model.context_length=16", "data.batch_size=64"]
     config = configure("data=sample", *shape, *overrides.split())
     monkeypatch.setattr(devices, "memory_bytes", lambda _: needed)
-    assert hardware_rules.batch_memory(config) == []
+    assert hardware_rules.batch_memory(config, 50257) == []
     monkeypatch.setattr(devices, "memory_bytes", lambda _: needed - 1)
-    (problem,) = hardware_rules.batch_memory(config)
+    (problem,) = hardware_rules.batch_memory(config, 50257)
     assert (problem.key, problem.value) == ("data.batch_size", 64)

@@ -27,9 +27,9 @@ WINDOWS = LINES.replace("\n", "\r\n")
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()
     yield
-    loading._tokens.cache_clear()
+    loading._corpus.cache_clear()
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def of_texts(tmp_path: Path, with_data: Callable[..., Config]) -> Callable[..., 
         paths = [tmp_path / f"text{i}.txt" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
-        loading._tokens.cache_clear()
+        loading._corpus.cache_clear()
         return with_data("text", path=[str(path) for path in paths])
 
     return make

@@ -34,6 +34,8 @@ class LayerContext:
     """Probability of dropout on attention weights and residual branches."""
     qkv_bias: bool
     """Whether the projections to queries, keys and values have a bias."""
+    bias: bool
+    """Whether the other linear layers and the normalisers have a bias."""
     index: int | None
     """The layer that is being built, from 0; None for what is built once for the whole model."""
     variants: Mapping[str, Mapping[str, Any]]

@@ -66,7 +66,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head, self.context_length = context.n_head, context.context_length
         self.head_dim = context.d_model // context.n_head
         self.qkv = Linear(context.d_model, 3 * context.d_model, bias=context.qkv_bias)
-        self.out = Linear(context.d_model, context.d_model)
+        self.out = Linear(context.d_model, context.d_model, bias=context.bias)
         self.dropout = Dropout(context.dropout)
 
     def forward(self, x: Tensor, position: Position, cache: LayerCache | None = None) -> Tensor:

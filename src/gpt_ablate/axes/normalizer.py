@@ -15,8 +15,11 @@ normalizers: Registry[Callable[..., nn.Module]] = Registry("normalizer", ["conte
 
 @normalizers.register("layernorm")
 def layernorm(context: LayerContext, *, eps: Positive = 1e-5) -> nn.LayerNorm:
-    """LayerNorm with weight and bias (Ba et al. 2016, equation 4), (..., D) -> (..., D)."""
-    return nn.LayerNorm(context.d_model, eps=eps)
+    """LayerNorm with a weight and, unless `model.bias` is false, a bias (Ba et al. 2016, equation 4).
+
+    (..., D) -> (..., D).
+    """
+    return nn.LayerNorm(context.d_model, eps=eps, bias=context.bias)
 
 
 @normalizers.register("rmsnorm")

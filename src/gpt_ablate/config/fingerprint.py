@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _WITHOUT_EFFECT = (
-    *("study.", "cell_keys.", "callbacks.", "repeat.", "report.", "data.path.", "data.dir.", "data.dtype."),
+    *("study.", "cell_keys.", "callbacks.", "repeat.", "report."),
+    *("data.path.", "data.dir.", "data.dtype.", "data.val.", "data.column.", "data.verify.", "tokenizer.path."),
     *(f"trainer.{key}." for key in ("device", "threads", "checkpoint_every", "resume", "fail_fast")),
 )
 
@@ -22,6 +23,10 @@ IMPLIED: dict[str, dict[str, Any]] = {
 """Axes that runs were once recorded without, and the variant that each of those runs had."""
 
 _UNCHANGED = {
+    "tokenizer.name": "gpt2",
+    "data.replacement": False,
+    "model.bias": True,
+    "mlp.approximate": "tanh",
     "optimizer.decay": "all",
     "objective.name": "cross_entropy",
     "objective.z_loss": 0.0,
@@ -41,6 +46,8 @@ def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(record).items()
         if value is not None and not f"{key}.".startswith(_WITHOUT_EFFECT)
     }
+    if flat.get("data.name") == "tokens":
+        flat.setdefault("data.train_fraction", 0.9)  # once recorded of token files too, which no fraction divides
     if (eps := flat.pop("normalizer.eps", None)) is not None:
         flat.setdefault("norm.eps", eps)
     implied = flatten(IMPLIED) | _UNCHANGED

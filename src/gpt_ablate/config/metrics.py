@@ -19,6 +19,9 @@ NAME = re.compile(r"[^\W_][\w./-]*")
 """What a scalar can be called: as a key on the command line, in TensorBoard and at the head of a table's column."""
 
 
+Split = Literal["training", "validation"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """One number for each finished run. On the scale "ratio" differences are fractions: 0.1 means 10 % more."""
@@ -30,7 +33,7 @@ class Metric:
     scale: Literal["difference", "ratio"] = "difference"
     curve: str | None = None
     """The curve whose last value is this number, up to a factor."""
-    split: Literal["training", "validation"] | None = None
+    split: Split | None = None
     """The split that a loss is of; None for what is no loss."""
 
     def describe(self) -> dict[str, Any]:
@@ -63,8 +66,7 @@ class Metric:
         if self.split is None:
             return None
         entropy = float(run.record["data"]["unigram_entropy"])
-        in_bits = self.unit == "bits per byte"
-        return bits_per_byte(entropy, run.record["data"]) if in_bits else entropy
+        return bits_per_byte(entropy, run.record["data"], self.split) if self.unit == BITS else entropy
 
     def statistical(self, run: StudyRun) -> float | None:
         """The run's value as statistics use it: its logarithm on the scale "ratio".
@@ -84,26 +86,25 @@ class Metric:
         return asdict(self)
 
 
-_NATS, _SECONDS = "nats per token", "seconds"
+NATS, BITS, _SECONDS = "nats per token", "bits per byte", "seconds"
 METRICS = {
     metric.key: metric
     for metric in (
-        Metric("eval/train_loss", "final training loss", _NATS, curve="eval/train_loss", split="training"),
-        Metric("eval/val_loss", "final validation loss", _NATS, curve="eval/val_loss", split="validation"),
+        Metric("eval/train_loss", "final training loss", NATS, curve="eval/train_loss", split="training"),
+        Metric("eval/val_loss", "final validation loss", NATS, curve="eval/val_loss", split="validation"),
         Metric(
             "train/epoch_loss",
             "training-batch loss of the last epoch",
-            _NATS,
+            NATS,
             curve="train/epoch_loss",
             split="training",
         ),
-        Metric(
-            "val_bits_per_byte", "final validation loss", "bits per byte", curve="eval/val_loss", split="validation"
-        ),
+        Metric("train_bits_per_byte", "final training loss", BITS, curve="eval/train_loss", split="training"),
+        Metric("val_bits_per_byte", "final validation loss", BITS, curve="eval/val_loss", split="validation"),
         Metric("tokens_per_second", "training speed", "tokens per second", lower_is_better=False, scale="ratio"),
         Metric("seconds_per_step", "time per step", _SECONDS, scale="ratio"),
         Metric("peak_memory_bytes", "peak memory", "bytes", scale="ratio"),
-        Metric("train/loss", "training-batch loss of the last step", _NATS, curve="train/loss", split="training"),
+        Metric("train/loss", "training-batch loss of the last step", NATS, curve="train/loss", split="training"),
         Metric("grad_norm", "gradient norm of the last step", "L2 norm"),
         Metric("parameters", "number of parameters", "parameters", scale="ratio"),
         Metric("flops_per_token", "training FLOPs per token", "FLOPs", scale="ratio"),
@@ -190,15 +191,16 @@ def value(run: StudyRun, key: str) -> float | None:
     """
     result = run.result or {}
     final = run.last | result.get("final", {}) if run.status == "done" else {}
-    if key == "val_bits_per_byte":
-        return bits_per_byte(final.get("eval/val_loss"), run.record["data"])
+    metric = METRICS.get(key)
+    if metric is not None and metric.unit == BITS:
+        return bits_per_byte(final.get(metric.curve), run.record["data"], metric.split)
     if key == "peak_memory_bytes":
         own = result.get("peak_rss_bytes") if result.get("peak_rss_is_of_run") else None
         return result.get("peak_cuda_bytes", own)
     return result[key] if key in METRICS and key in result else final.get(key)  # a callback's may be called as another
 
 
-def bits_per_byte(loss: float | None, data: Mapping[str, Any]) -> float | None:
-    """A validation loss in nats per token as bits per byte of text; None where the run recorded no bytes per token."""
-    per_token = data.get("val_bytes_per_token")
+def bits_per_byte(loss: float | None, data: Mapping[str, Any], split: Split | None = "validation") -> float | None:
+    """A loss in nats per token as bits per byte of text; None where the run recorded no bytes per token."""
+    per_token = data.get("val_bytes_per_token" if split == "validation" else "train_bytes_per_token")
     return None if loss is None or per_token is None else loss / math.log(2) / per_token

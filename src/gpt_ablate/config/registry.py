@@ -16,6 +16,10 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
 _REGISTERING = (
+    "data.tokenizer_files",
+    "data.text_sources",
+    "data.token_sources",
+    "data.tasks",
     "models.initialization",
     "models.objectives",
     "training.callbacks",
@@ -36,11 +40,14 @@ class Registry(Generic[Builder]):
 
     by_key: ClassVar[dict[str, Registry[Any]]] = {}
 
-    def __init__(self, key: str, supplied: Sequence[str] = ()) -> None:
-        """`supplied` names the positional arguments that the framework passes to every builder."""
+    def __init__(self, key: str, supplied: Sequence[str] = (), common: Sequence[str] = ()) -> None:
+        """`supplied` names the positional arguments that the framework passes to every builder.
+
+        `common` names the keys that every YAML of the group may have and no builder is given.
+        """
         if key in self.by_key:
             raise ValueError(f"there is already a registry for {key!r}")
-        self.key, self.supplied = key, tuple(supplied)
+        self.key, self.supplied, self.common = key, tuple(supplied), ("name", *common)
         self.builders: dict[str, Builder] = {}
         self.by_key[key] = self
 
@@ -137,7 +144,7 @@ class Registry(Generic[Builder]):
         return {
             key: value
             for key, value in node.items()
-            if key != "name"
+            if key not in self.common
             and (value is not None or key in required or (key in accepted and not _mistyped(accepted[key], None)))
         }
 

@@ -54,25 +54,6 @@ def shape(config: Config) -> list[Problem]:
     return []
 
 
-@rule("data.name", "data.path", "data.dir", "data.dtype")
-def _data(config: Config) -> list[Problem]:
-    data = config.data
-    if data.name == "text" and not data.paths:
-        return [Problem("data.path", data.path, "the path of a UTF-8 text file, or a list of them")]
-    if data.name == "tokens" and not data.dir:
-        return [Problem("data.dir", data.dir, "the folder that holds train.bin and val.bin")]
-    problems = [Problem("data.path", repr(path), "a path without NUL") for path in data.paths if "\0" in path]
-    if data.path is not None and data.name != "text":
-        problems.append(
-            Problem("data.path", data.path, f"null with data={data.name}, which reads no such file", "data=text")
-        )
-    if data.dir is not None and data.name not in ("tokens", "verdict"):
-        problems.append(Problem("data.dir", data.dir, f"null with data={data.name}, which reads no folder"))
-    if data.dtype is not None and data.name != "tokens":
-        problems.append(Problem("data.dtype", data.dtype, f"null with data={data.name}, which reads no token files"))
-    return problems
-
-
 def _record(config: Config) -> dict[str, Any]:
     """The config, flat; empty for one whose axes could not be read."""
     return flatten(config.record()) if "axes" in config.__dict__ else {}

@@ -11,8 +11,6 @@ from gpt_ablate.config import registry
 from gpt_ablate.config.fingerprint import IMPLIED, comparable, digest, flatten
 from gpt_ablate.utils.texts import universal
 
-VOCAB_SIZE = 50257
-"""Tokens of GPT-2's encoding."""
 LONGEST_PROMPT = 1 << 17
 """In characters; far above any context."""
 _MOST = 2**53  # far above any count that can be trained with, and exact as a float
@@ -52,6 +50,7 @@ class ModelConfig(Section):
     context_length: Count
     dropout: Probability
     qkv_bias: bool
+    bias: bool = True
     tie_weights: bool
 
     @property
@@ -60,21 +59,17 @@ class ModelConfig(Section):
         return self.mlp_hidden or 4 * self.d_model
 
 
-class DataConfig(Section):
-    """Where tokens come from and how they are cut."""
+class DataConfig(Variant):
+    """A data set: what all have in common; its own parameters are checked by its registry."""
 
-    name: Literal["verdict", "text", "sample", "tokens"]
-    path: str | list[str] | None = None
-    dir: str | None = None
-    dtype: Literal["uint16", "uint32"] | None = None
     batch_size: Count
-    stride: Count | None
-    train_fraction: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.9
+    stride: Count | None = None
+    replacement: bool = False
 
-    @property
-    def paths(self) -> list[str]:
-        """`path` as a list."""
-        return [self.path] if isinstance(self.path, str) else self.path or []
+    @classmethod
+    def common(cls) -> tuple[str, ...]:
+        """The keys that the framework reads itself."""
+        return tuple(cls.model_fields)
 
 
 class OptimizerConfig(Variant):
@@ -82,7 +77,7 @@ class OptimizerConfig(Variant):
 
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    decay: Literal["all", "matrices"] = "all"
+    decay: Literal["all", "weights", "matrices"] = "all"
 
 
 class TrainerConfig(Section):
@@ -95,6 +90,7 @@ class TrainerConfig(Section):
     max_seconds: Positive | None = None
     eval_every: Steps | None
     eval_batches: Count | None
+    final_eval_batches: Count | None = None
     sample_every: Steps | None
     checkpoint_every: Steps | None
     grad_clip: Positive | None
@@ -154,6 +150,7 @@ class Config(Section):
     axes: dict[str, Variant]
     init: Variant
     model: ModelConfig
+    tokenizer: Variant = Variant(name="gpt2")
     data: DataConfig
     objective: Variant = Variant(name="cross_entropy")
     optimizer: OptimizerConfig

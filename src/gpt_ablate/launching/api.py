@@ -16,6 +16,7 @@ from gpt_ablate.utils.errors import Problem, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gpt_ablate.data.tokenizers import Tokenizer
     from gpt_ablate.models.gpt import GPT
 
 
@@ -78,6 +79,15 @@ class Run:
 
         model, _ = load_trained(self._directory, checkpoint == "best", plugins)
         return model
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the run was trained with: `encode(text)` gives token ids, `stream_text(ids)` their text.
+
+        Raises UsageError if its file is damaged.
+        """
+        from gpt_ablate.training.checkpoint import load_tokenizer
+
+        return load_tokenizer(self._directory)
 
     @property
     def _directory(self) -> RunDirectory:

@@ -16,8 +16,8 @@ from rich.markup import escape
 
 from gpt_ablate.config import metrics
 from gpt_ablate.config.schema import Config
-from gpt_ablate.data import loading, tokenizer
-from gpt_ablate.data.loading import Corpus
+from gpt_ablate.data import loading
+from gpt_ablate.data.corpus import Corpus
 from gpt_ablate.launching.environment import git_commit, hardware, versions
 from gpt_ablate.studies import records
 from gpt_ablate.studies.run_directory import RunDirectory, described
@@ -31,7 +31,7 @@ from gpt_ablate.utils.messages import visible
 
 def fingerprint(config: Config, corpus: Corpus) -> str:
     """What a run's result depends on, hashed; two runs are the same if this is."""
-    return config.fingerprint(data=corpus.sha256, tokenizer=tokenizer.MERGES_SHA256)
+    return config.fingerprint(data=corpus.sha256, tokenizer=corpus.tokenizer.sha256)
 
 
 def run(
@@ -69,6 +69,7 @@ def run(
         earlier = directory.record() if directory.run_file.exists() else {}
         record = new_record(config, identity, corpus.describe(), overrides)
         saved = _prepare(directory, config, record, earlier)
+        checkpoint.save_tokenizer(directory, corpus.tokenizer)
         on_start()
         Thread(target=import_module, args=["torch.utils.tensorboard"]).start()  # 0.2 s, while the model is initialised
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_ablate.config import registry
+from gpt_ablate.config import metrics, registry
 from gpt_ablate.config.fingerprint import flatten
 from gpt_ablate.config.schema import Config
 from gpt_ablate.launching import hydra_settings
@@ -19,7 +19,7 @@ from gpt_ablate.training import hardware_rules
 from gpt_ablate.utils.errors import Problem, UsageError
 
 if TYPE_CHECKING:
-    from gpt_ablate.data.loading import Corpus
+    from gpt_ablate.data.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def place(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
         problems += hydra_settings.misplaced(run.directory.path, study) if study else []
         try:
             corpus = loading.load(run.config)
-            record = described(run.config, run.overrides) | {"data": {"sha256": corpus.sha256}}
+            hashes = {"sha256": corpus.sha256, "tokenizer_sha256": corpus.tokenizer.sha256}
+            record = described(run.config, run.overrides) | {"data": hashes}
             if study and (folder := cells.get(_cell_of(record))):
                 run = _moved(run, folder, study)
         except UsageError as error:
@@ -69,22 +70,26 @@ def place(runs: list[PlannedRun], study: Path | None) -> list[PlannedRun]:
     if problems:
         raise UsageError(problems)
     if study is not None:
-        _check_fairness(recipes, study, dict(runs[0].config.report.baseline))
+        _check_fairness(recipes, study, runs[0].config)
     return checked
 
 
 def _checked(run: PlannedRun, corpus: Corpus) -> PlannedRun:
     """The run with its fingerprint. Raises UsageError if its place or this machine cannot take it."""
     from gpt_ablate.launching import execution
-    from gpt_ablate.training import budgets
+    from gpt_ablate.training import budgets, sampling
 
     fingerprint = execution.fingerprint(run.config, corpus)
     run.directory.check_place()
     if run.config.trainer.resume != "restart":
         run.directory.check(fingerprint, run.config, corpus.stored_sha256)
-    if problems := hardware_rules.batch_memory(run.config):
+    vocab_size = corpus.tokenizer.vocab_size
+    if problems := [
+        *(hardware_rules.model_memory(run.config, vocab_size) or hardware_rules.batch_memory(run.config, vocab_size)),
+        *sampling.check(run.config, corpus),
+    ]:
         raise UsageError(problems)
-    budgets.check(run.config)
+    budgets.check(run.config, vocab_size)
     return replace(run, fingerprint=fingerprint)
 
 
@@ -126,7 +131,7 @@ def _recipe(directory: RunDirectory, record: dict[str, Any]) -> _Recipe:
     return _Recipe(directory.name, directory.path.parent.name, record)
 
 
-def _check_fairness(planned: list[_Recipe], study: Path, baseline: dict[str, Any]) -> None:
+def _check_fairness(planned: list[_Recipe], study: Path, config: Config) -> None:
     """Raise UsageError if the planned runs and those of the study differ in what no launch varies.
 
     So it is if the baseline that is asked for would be none of their levels.
@@ -139,7 +144,9 @@ def _check_fairness(planned: list[_Recipe], study: Path, baseline: dict[str, Any
     comparability.check_options(recorded, planned, [*registry.axis_names(), *sorted(swept)])
     keys = factors.keys_of([recipe.record for recipe in together])
     cells = [{key: factors.level_of(recipe.record, key) for key in keys} for recipe in together]
-    factors.factors_of(cells, baseline)
+    factors.factors_of(cells, dict(config.report.baseline))
+    declared = metrics.declared({"metrics": config.report.metrics}, metrics.of_config(config))
+    comparability.check_units(together, [metric for metric, _ in declared], config.report.within)
 
 
 def _differing(one: Config, other: Config) -> list[str]:

@@ -13,7 +13,7 @@ from gpt_ablate.axes import LayerContext
 from gpt_ablate.axes.attention import LayerCache
 from gpt_ablate.axes.norm import Block
 from gpt_ablate.axes.position import Position
-from gpt_ablate.config.schema import VOCAB_SIZE, Config
+from gpt_ablate.config.schema import Config
 from gpt_ablate.kernels.dropout import Dropout
 from gpt_ablate.kernels.embedding import Embedding, Spare
 from gpt_ablate.kernels.linear import Linear
@@ -25,7 +25,8 @@ from gpt_ablate.utils import random_streams
 class GPT(nn.Module):
     """Embeddings, layers, closing norm, head; initial values a function of `config.root` alone."""
 
-    def __init__(self, config: Config, vocab_size: int = VOCAB_SIZE) -> None:
+    def __init__(self, config: Config, vocab_size: int = 50257) -> None:
+        """`vocab_size` is V, the number of tokens that the tokenizer has; by default that of GPT-2's encoding."""
         super().__init__()
         shape, root = config.model, config.root
         init = inits.bind(config.init.node())
@@ -104,6 +105,7 @@ def _context(config: Config, make_layer: Callable[[int], nn.Module]) -> LayerCon
         n_layer=shape.n_layer,
         dropout=shape.dropout,
         qkv_bias=shape.qkv_bias,
+        bias=shape.bias,
         index=None,
         variants={axis: variant.node() for axis, variant in config.axes.items()},
         make_layer=make_layer,

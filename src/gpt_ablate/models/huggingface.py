@@ -32,6 +32,8 @@ _TRANSPOSED = ("attention.qkv", "attention.out", "mlp.fc", "mlp.out")
 """Hugging Face's Conv1D holds its weight as (in, out)."""
 _VARIANTS = {"norm": "pre", "normalizer": "layernorm", "position": "learned", "mlp": "gelu", "residual": "sequential"}
 """What GPT-2 has on each axis that changes what a model computes."""
+_ACTIVATIONS = {"tanh": "gelu_new", "none": "gelu"}
+"""What Hugging Face calls the two forms of GELU."""
 _FIXED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -93,7 +95,7 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
         n_layer=sum(1 for _ in model.layers),
         n_head=model.n_head,
         n_inner=first.mlp.fc.weight.shape[0],
-        activation_function="gelu_new",
+        activation_function=_ACTIVATIONS[first.mlp.approximate],
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
@@ -105,7 +107,7 @@ def to_hf(model: GPT) -> GPT2LMHeadModel:
     target: Any = GPT2LMHeadModel(shape)
     target.to(model.head.weight.dtype)
     theirs: dict[str, Tensor] = {
-        name: torch.zeros_like(value) for name, value in target.state_dict().items() if name.endswith("c_attn.bias")
+        name: torch.zeros_like(value) for name, value in target.state_dict().items() if name.endswith(".bias")
     }
     ours = {name: value for name, value in model.state_dict().items() if not name.startswith("layers.")}
     for i, layer in enumerate(model.layers):  # a stack may pass a layer several times
@@ -132,6 +134,7 @@ def _unlike_gpt2(model: GPT) -> list[Problem]:
     expect("position", model.position_embedding, LearnedPosition)
     expect("normalizer", model.final_norm, nn.LayerNorm)
     norms, dropouts = {getattr(model.final_norm, "eps", None)}, {model.dropout.p}
+    forms: set[Any] = set()
     layer: Any
     for layer in model.layers:
         if not (expect("norm", layer, PreNorm) and expect("residual", layer.residual, Sequential)):
@@ -139,11 +142,12 @@ def _unlike_gpt2(model: GPT) -> list[Problem]:
         for norm in (layer.norm1, layer.norm2):
             if expect("normalizer", norm, nn.LayerNorm):
                 norms.add(norm.eps)
-        expect("mlp", layer.mlp, Gelu)
+        if expect("mlp", layer.mlp, Gelu):
+            forms.add(layer.mlp.approximate)
         if expect("attention", layer.attention, LoopedAttention, ParallelAttention, SdpaAttention):
             dropouts.add(layer.attention.dropout.p)
         dropouts.add(layer.dropout.p)
-    for key, values in (("norm.eps", norms), ("model.dropout", dropouts)):
+    for key, values in (("norm.eps", norms), ("model.dropout", dropouts), ("mlp.approximate", forms)):
         if not problems and len(values) > 1:
             problems[key] = Problem(key, sorted(values), "one value in all layers")
     return list(problems.values())
@@ -181,6 +185,7 @@ def _unlike(theirs: Any, config: Config) -> list[Problem]:
         "model.mlp_hidden": (model.hidden, inner),
         "model.context_length": (model.context_length, theirs.n_positions),
         "model.qkv_bias": (model.qkv_bias, True),
+        "model.bias": (model.bias, True),
         "model.tie_weights": (model.tie_weights, theirs.tie_word_embeddings),
         "norm.eps": (config.axes["norm"].node().get("eps") or _eps(config), theirs.layer_norm_epsilon),
     }
@@ -192,6 +197,9 @@ def _unlike(theirs: Any, config: Config) -> list[Problem]:
     for setting, ours in _FIXED.items():
         if (there := getattr(theirs, setting)) != ours:
             problems.append(Problem(setting, there, f"{ours}: there is nothing else here"))
-    if theirs.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
-        problems.append(Problem("activation_function", theirs.activation_function, "gelu_new, the tanh form"))
+    form = config.axes["mlp"].node().get("approximate") or "tanh"
+    allowed = {"tanh": ["gelu_new", "gelu_pytorch_tanh"], "none": ["gelu"]}[form]
+    if theirs.activation_function not in allowed:
+        told = f"{' or '.join(allowed)} with mlp.approximate={form}"
+        problems.append(Problem("activation_function", theirs.activation_function, told))
     return problems

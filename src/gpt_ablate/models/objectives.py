@@ -24,12 +24,24 @@ objectives: Registry[Callable[..., Terms]] = Registry("objective", ["model", "in
 
 
 def loss_per_token(model: GPT, inputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of (B, T) targets in nats, reduced over all tokens."""
+    """Cross-entropy of (B, T) targets in nats, reduced over those that count: a target below 0 does not."""
     features, targets = model.features(inputs).flatten(0, 1), targets.flatten()
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type):  # parts know neither
         return F.cross_entropy(model.head(features).float(), targets, reduction=reduction)
     total = summed_cross_entropy(features, model.head.weight, targets, model.spare)
-    return total / len(targets) if reduction == "mean" else total
+    return total / n_counted(targets) if reduction == "mean" else total
+
+
+def n_counted(targets: Tensor) -> Tensor:
+    """How many targets count; at least 1, since the mean of none is 0 here."""
+    return (targets >= 0).sum().clamp(min=1)
+
+
+def answers(model: GPT, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy in nats of the (B, T) targets that count, and how many of them are the likeliest token."""
+    counted = targets >= 0
+    logits, wanted = model.head(model.features(inputs)[counted]).float(), targets[counted]
+    return F.cross_entropy(logits, wanted, reduction="sum"), (logits.argmax(dim=-1) == wanted).sum()
 
 
 @objectives.register("cross_entropy")
@@ -45,13 +57,17 @@ def cross_entropy(
     if z_loss == 0 and label_smoothing == 0:
         return {"cross_entropy": loss_per_token(model, inputs, targets)}
     logits, targets = model(inputs).flatten(0, 1).float(), targets.flatten()
-    log_z = logits.logsumexp(dim=-1)
-    plain = (log_z - logits.gather(1, targets[:, None])[:, 0]).mean()
+    log_z, ignored = logits.logsumexp(dim=-1), targets < 0
+
+    def mean(of_tokens: Tensor) -> Tensor:
+        return of_tokens.masked_fill(ignored, 0.0).sum() / n_counted(targets)
+
+    plain = mean(log_z - logits.gather(1, targets.clamp(min=0)[:, None])[:, 0])
     terms = {"cross_entropy": plain}
     if label_smoothing > 0:
-        terms["label_smoothing"] = label_smoothing * ((log_z - logits.mean(dim=-1)).mean() - plain)
+        terms["label_smoothing"] = label_smoothing * (mean(log_z - logits.mean(dim=-1)) - plain)
     if z_loss > 0:
-        terms["z_loss"] = z_loss * log_z.square().mean()
+        terms["z_loss"] = z_loss * mean(log_z.square())
     return terms
 
 

@@ -30,6 +30,7 @@ def analyse(study: Study, allow_missing: bool = False, noise: Study | None = Non
     own = metrics.of_records((run.record for run in study.runs), study.report["metrics"])
     declared = metrics.declared(study.report, own)
     primary = declared[0][0]
+    comparability.check_units(study.runs, [metric for metric, _ in declared], study.within_keys)
     _check(study, allow_missing)
     if noise is not None:
         comparability.check_control(study, noise)

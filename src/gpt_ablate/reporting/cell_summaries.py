@@ -120,9 +120,7 @@ def _at(run: StudyRun, metric: Metric, unit: str, budget: float) -> float | None
     assert metric.curve is not None
     curve = run.curves[metric.curve]
     value = curves.at_budget(spent(run, curve.steps, unit), curve.values, budget)
-    if metric.key != "val_bits_per_byte":
-        return value
-    return metrics.bits_per_byte(value, run.record["data"])
+    return metrics.bits_per_byte(value, run.record["data"], metric.split) if metric.unit == metrics.BITS else value
 
 
 def tuned_settings(study: Study, metric: Metric) -> list[dict[str, Any]] | None:

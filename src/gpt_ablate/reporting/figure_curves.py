@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt_ablate.config.metrics import BITS, NATS, bits_per_byte
 from gpt_ablate.reporting import figure_style
 from gpt_ablate.reporting.figure_style import Floats, Style, Theme
 
@@ -61,12 +62,12 @@ def loss_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axis, key in zip(panels, shown, strict=True):
         for i, group in enumerate(grouped):
-            curves = {id(run): points(run, key) for run in group.runs}
+            curves = {id(run): losses(study, run, key) for run in group.runs}
             _draw(axis, group, curves, figure_style.style(theme, i), len(study.runs))
         figure_style.title(axis, PANELS[key])
         axis.set_xlabel("optimiser step")
-        _loss_axis(axis, report, theme, named=axis is panels[-1])
-    panels[0].set_ylabel("loss (nats per token)")
+        _loss_axis(axis, report, study, theme, named=axis is panels[-1])
+    panels[0].set_ylabel(f"loss ({unit(study)})")
     figure_style.legend(figure, panels[0])
     return figure
 
@@ -77,22 +78,22 @@ def budget_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figu
     flops = {cell["name"]: cell["flops_per_token"] for cell in report["cells"]}
     figure = figure_style.canvas(8.4, 3.4)
     panels = figure.subplots(1, 3, sharey=True)
-    for axis, unit in zip(panels, ("tokens", "FLOPs", "seconds"), strict=True):
+    for axis, spending in zip(panels, ("tokens", "FLOPs", "seconds"), strict=True):
         for i, group in enumerate(grouped):
             curves = {}
             for run in group.runs:
-                steps, losses = points(run, key)
-                spent = _spent(run, steps, unit, flops[run.cell])
+                steps, values = losses(study, run, key)
+                spent = _spent(run, steps, spending, flops[run.cell])
                 if spent is not None:
-                    curves[id(run)] = figure_style.decimated(spent, losses, 100)
+                    curves[id(run)] = figure_style.decimated(spent, values, 100)
             _draw(axis, group, curves, figure_style.style(theme, i), len(study.runs))
-        for budget in {each["budget"] for each in report["budgets"] if each["unit"] == unit}:
+        for budget in {each["budget"] for each in report["budgets"] if each["unit"] == spending}:
             axis.axvline(budget, color=theme.muted, linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.set_xlabel(unit if unit != "seconds" else "seconds of training")
+        axis.set_xlabel(spending if spending != "seconds" else "seconds of training")
         figure_style.in_thousands(axis)
         axis.locator_params(axis="x", nbins=5)
-        _loss_axis(axis, report, theme, named=unit == "seconds")
-    panels[0].set_ylabel(f"{_NAMES[key]}\n(nats per token)")
+        _loss_axis(axis, report, study, theme, named=spending == "seconds")
+    panels[0].set_ylabel(f"{_NAMES[key]}\n({unit(study)})")
     figure_style.legend(figure, panels[0])
     return figure
 
@@ -117,6 +118,20 @@ def points(run: StudyRun, key: str) -> tuple[Floats, Floats]:
     if curve is None:
         return np.empty(0), np.empty(0)
     return curve.steps.astype(np.float64), curve.values
+
+
+def unit(study: Study) -> str:
+    """The unit in which the losses of a study's runs are drawn."""
+    return BITS if study.several_tokenizers else NATS
+
+
+def losses(study: Study, run: StudyRun, key: str) -> tuple[Floats, Floats]:
+    """Steps and losses of a run's curve in `unit`; empty where it has none in it."""
+    steps, values = points(run, key)
+    if not study.several_tokenizers:
+        return steps, values
+    one_nat = bits_per_byte(1.0, run.record["data"], "validation" if key == "eval/val_loss" else "training")
+    return (np.empty(0), np.empty(0)) if one_nat is None else (steps, values * one_nat)
 
 
 def _spent(run: StudyRun, steps: Floats, unit: str, flops_per_token: float | None) -> Floats | None:
@@ -168,10 +183,16 @@ def mean(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
 
 
-def _loss_axis(axis: Axes, report: Mapping[str, Any], theme: Theme, named: bool) -> None:
-    """An axis from 0 to just above ln V, with lines at ln V and at the unigram entropy; higher losses are cut off."""
+def _loss_axis(axis: Axes, report: Mapping[str, Any], study: Study, theme: Theme, named: bool) -> None:
+    """An axis from 0 to just above ln V, with lines at ln V and at the unigram entropy; higher losses are cut off.
+
+    Where tokenizers differ, so do these references, and there are no lines.
+    """
     references = report["references"]
-    axis.set_ylim(0, 1.12 * references["ln_vocab"])
     axis.set_xlim(left=0)
+    if study.several_tokenizers:
+        axis.set_ylim(bottom=0)
+        return
+    axis.set_ylim(0, 1.12 * references["ln_vocab"])
     figure_style.note_line(axis, references["ln_vocab"], "ln V" if named else "", theme)
     figure_style.note_line(axis, references["unigram_entropy"], "unigram\nentropy" if named else "", theme)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt_ablate.config.metrics import METRICS, NATS, bits_per_byte, value
 from gpt_ablate.reporting import figure_style
 from gpt_ablate.reporting.figure_style import Theme
 
@@ -161,6 +162,19 @@ def readable(report: Mapping[str, Any]) -> bool:
     return LEARNING_RATE in factors and len(lines) <= figure_style.MOST_LINES
 
 
+def _references(report: Mapping[str, Any], study: Study) -> dict[str, float]:
+    """ln V and the unigram entropy in the unit of the primary metric; none if it is no loss, or tokenizers differ."""
+    metric = METRICS.get(report["metric"]["key"])
+    if metric is None or metric.split is None or study.several_tokenizers:
+        return {}
+    named = {"ln V": report["references"]["ln_vocab"], "unigram\nentropy": report["references"]["unigram_entropy"]}
+    if metric.unit == NATS:
+        return named
+    data = study.runs[0].record["data"]
+    found = {name: bits_per_byte(nats, data, metric.split) for name, nats in named.items()}
+    return {name: number for name, number in found.items() if number is not None}
+
+
 def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
     """Final loss against learning rate: a line for each arm (and each value of other tuned keys), seeds as dots."""
     key, names = report["metric"]["key"], report["metric"]
@@ -175,13 +189,16 @@ def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Fig
     figure = figure_style.canvas(7.2, 4.0)
     axis = figure.subplots()
     axis.set_xscale("log")
-    top = 1.12 * report["references"]["ln_vocab"]
+    values = {id(run): value(run, key) for run in study.runs if run.status == "done"}
+    known = [number for number in values.values() if number is not None]
+    references = _references(report, study)
+    top = 1.12 * (references["ln V"] if references else max(known, default=1.0))
     for i, (line, cells) in enumerate(lines.items()):
         colour = theme.lines[colours[line[: len(arms)]] % len(theme.lines)]
         kind = kinds[line[len(arms) :]]
         x, y = [], []
         for rate in sorted(cells, key=float):
-            ends = [run.result["final"][key] for run in cells[rate] if run.status == "done" and run.result is not None]
+            ends = [number for run in cells[rate] if (number := values.get(id(run))) is not None]
             axis.plot([float(rate)] * len(ends), ends, "o", color=colour, markersize=3, alpha=0.45, markeredgewidth=0)
             lost = sum(run.status == "diverged" for run in cells[rate])
             if lost:
@@ -209,7 +226,7 @@ def learning_rates(report: Mapping[str, Any], study: Study, theme: Theme) -> Fig
         axis.minorticks_off()
     axis.set_xlabel("learning rate")
     axis.set_ylabel(f"{names['name']} ({names['unit']})")
-    figure_style.note_line(axis, report["references"]["ln_vocab"], "ln V", theme)
-    figure_style.note_line(axis, report["references"]["unigram_entropy"], "unigram\nentropy", theme)
+    for name, height in references.items():
+        figure_style.note_line(axis, height, name, theme)
     figure_style.legend(figure, axis, 2)
     return figure

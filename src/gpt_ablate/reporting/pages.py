@@ -85,7 +85,7 @@ def _content(report: Mapping[str, Any], study: Study) -> dict[str, Any]:
         "tracebacks": [(run.name, run.record["error"]) for run in study.runs if run.status == "failed"],
         "open": _open(report),
         "unreachable": _UNREACHABLE,
-        "resting": _resting(report),
+        "resting": _resting(report, study),
         "samples": samples(study),
         "samples_shown": SAMPLES_SHOWN,
     }
@@ -158,17 +158,18 @@ def _about(report: Mapping[str, Any]) -> str:
     return f"{told}. Baseline: {report['baseline']}." if len(report["cells"]) > 1 else f"{told}."
 
 
-def _resting(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _resting(report: Mapping[str, Any], study: Study) -> list[tuple[str, str]]:
     """Runs, data, hardware and versions: name and value."""
     rests, data = report["rests_on"], report["rests_on"]["data"]
-    floor = report["references"]["unigram_entropy"]
+    entropy, uniform = (f"{report['references'][key]:.4f} nats per token" for key in ("unigram_entropy", "ln_vocab"))
+    whose = " with the tokenizer of the baseline" if study.several_tokenizers else ""
     told = [
         ("runs", f"{rests['runs']}"),
         ("seeds", ", ".join(map(str, rests["seeds"]))),
         ("data", f"{data['train_tokens']:,} training and {data['val_tokens']:,} validation tokens"),
         ("SHA-256 of the data", data["sha256"]),
-        ("unigram entropy", f"{floor:.4f} nats per token (training split): the loss of the token frequencies alone"),
-        ("ln V", f"{report['references']['ln_vocab']:.4f} nats per token: the loss if all tokens are equally likely"),
+        (f"unigram entropy{whose}", f"{entropy} (training split): the loss of the token frequencies alone"),
+        (f"ln V{whose}", f"{uniform}: the loss if all tokens are equally likely"),
         ("hardware", "; ".join(rests["hardware"])),
         ("versions", ", ".join(f"{name} {' and '.join(found)}" for name, found in rests["versions"].items())),
         ("git commit", ", ".join(str(commit) for commit in rests["git_commits"])),

@@ -101,7 +101,8 @@ def _loss_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
     ):
         return []
     caption = "Loss against optimiser step" + _grouping(study)
-    finding = f"Loss curves; ln V is {report['references']['ln_vocab']:.2f}. {_ends(report)}"
+    reference = "" if study.several_tokenizers else f" ln V is {report['references']['ln_vocab']:.2f}."
+    finding = f"Loss curves.{reference} {_ends(report)}"
     return [Plate("loss_curves", finding, caption, partial(figure_curves.loss_curves, report, study))]
 
 

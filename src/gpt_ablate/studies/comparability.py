@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpt_ablate.config.fingerprint import comparable
+from gpt_ablate.config.metrics import NATS, Metric
 from gpt_ablate.studies.factors import level_of
 from gpt_ablate.utils.errors import Problem, UsageError
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from gpt_ablate.studies.study import Study
 
 _OF_A_RUN = ("seed", "repeat", "arm")
-_DATA = "data.sha256"
+_DATA, _TOKENIZER = "data.sha256", "tokenizer.sha256"
+_GPT2 = "gpt2"
+"""The tokenizer of runs that recorded none."""
 
 
 class Recorded(Protocol):
@@ -98,13 +101,38 @@ def check_control(study: Study, control: Study) -> None:
         raise UsageError(problems)
 
 
+def check_units(runs: Iterable[Recorded], declared: Iterable[Metric], within: Iterable[str]) -> None:
+    """Raise UsageError for a metric in nats per token if runs of different tokenizers would be compared by it.
+
+    `within` are the keys in which only runs that agree are compared.
+    """
+    tokenizers = {tokenizer_of(run.record) for run in runs}
+    if len(tokenizers) == 1 or any(key.partition(".")[0] == "tokenizer" for key in within):
+        return
+    told = (
+        "a metric that tokenizers share: their tokens differ in length, so nats per token cannot be compared; "
+        "report.metrics={val_bits_per_byte: 0.02} compares bits per byte, report.within=[tokenizer] each tokenizer's "
+        "own runs"
+    )
+    if problems := [Problem("report.metrics", metric.key, told) for metric in declared if metric.unit == NATS]:
+        raise UsageError(problems)
+
+
+def tokenizer_of(record: Mapping[str, Any]) -> str | None:
+    """Hash of a run's tokenizer; None for GPT-2's."""
+    chosen = record["config"].get("tokenizer") or {"name": _GPT2}
+    return None if chosen["name"] == _GPT2 else record["data"].get("tokenizer_sha256")
+
+
 def recipe(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's result depends on but for its seed, repeat and arm, flat, without nulls; the data by its hash."""
+    """What a run's result depends on but for its seed, repeat and arm, flat, without nulls; data by their hashes."""
     flat = {key: value for key, value in comparable(record["config"]).items() if value is not None}
     kept = {key: value for key, value in flat.items() if key not in _OF_A_RUN and not key.startswith("report.")}
     for key, derived in _derived(kept).items():
         if kept.get(key) == derived:
             del kept[key]
+    if (tokenizer := tokenizer_of(record)) is not None:
+        kept[_TOKENIZER] = tokenizer
     return kept | {_DATA: record["data"]["sha256"]}
 
 
@@ -114,6 +142,6 @@ def _derived(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _covered(key: str, keys: Iterable[str]) -> bool:
-    """Whether the study varies `key`, a group that it is in, or, for the data's hash, the place of the data."""
-    places = ("data.path", "data.dir") if key == _DATA else ()
-    return any(key == swept or key.startswith(f"{swept}.") or swept in places for swept in keys)
+    """Whether the study varies `key`, a group that it is in, or, for a hash, a key that it depends on."""
+    groups = {_DATA: ("data",), _TOKENIZER: ("data", "tokenizer")}.get(key, ())
+    return any(key == swept or key.startswith(f"{swept}.") or swept.partition(".")[0] in groups for swept in keys)

@@ -35,7 +35,10 @@ class _Data(_Part):
     ln_vocab: Annotated[float, Field(ge=0.1, le=100)]
     train_tokens: int = 0
     val_tokens: int = 0
+    train_bytes_per_token: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     val_bytes_per_token: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
+    tokenizer_sha256: str | None = None
+    vocab_size: Annotated[int, Field(ge=1)] = 50257
 
 
 class _Hardware(_Part):

@@ -121,6 +121,7 @@ class RunDirectory:
         hydra = self.path / ".hydra"
         kept = (_LOCK, "run.json", "metrics.jsonl", "samples.jsonl", "result.json")
         files = [*(self.path / name for name in kept), *self.path.glob("events.out.*"), *hydra.glob("*.yaml")]
+        files.append(self.checkpoints / "tokenizer.json")
         saved = [*self.checkpoints.glob("step_*"), *(self.checkpoints / name for name in ("final", "best"))]
         folders = [self.path, hydra, self.checkpoints, *saved]
         if taken := misplaced(files=files, folders=folders):

@@ -107,6 +107,11 @@ class Study:
         """The first seed above all that are there or were planned."""
         return 1 + max(run.seed for run in self.known)
 
+    @cached_property
+    def several_tokenizers(self) -> bool:
+        """Whether the tokens of runs differ, so that losses are comparable only in bits per byte."""
+        return len({comparability.tokenizer_of(run.record) for run in self.runs}) > 1
+
     @property
     def within_keys(self) -> list[str]:
         """The factors in which compared cells agree."""

@@ -12,13 +12,13 @@ from gpt_ablate.models.gpt import GPT, flops_per_token
 from gpt_ablate.utils.errors import Problem, UsageError
 
 
-def check(config: Config) -> None:
+def check(config: Config, vocab_size: int) -> None:
     """Raise UsageError if `trainer.max_flops` does not pay for one step, before the model is built in earnest."""
     if config.trainer.max_flops is None:
         return
     try:
         with torch.device("meta"):
-            per_token = flops_per_token(GPT(config))
+            per_token = flops_per_token(GPT(config, vocab_size))
     except Exception:  # a variant that cannot be built: its own run will fail and say why
         return
     total_steps(config, 1, lambda: per_token * config.data.batch_size * config.model.context_length)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from gpt_ablate.data.loading import Split
+from gpt_ablate.data.corpus import Examples
+from gpt_ablate.models.objectives import answers
 from gpt_ablate.tracking.tracker import ProgressBar
 from gpt_ablate.training import checkpoint
 from gpt_ablate.training.sampling import sample_text
@@ -58,7 +60,7 @@ class EpochMean(BuiltinCallback):
 
 
 class Evaluation(BuiltinCallback):
-    """Adds the losses of both splits; the last evaluation is of all windows."""
+    """Adds the losses of both splits, and of a task the accuracies."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
         """At step 0, where `trainer.eval_every` says so, and after the last step."""
@@ -66,33 +68,56 @@ class Evaluation(BuiltinCallback):
         finished = trainer.finished()
         if not (finished or trainer.step == 0 or due(settings.eval_every, trainer)):
             return
-        for key, loss in evaluate(trainer, None if finished and trainer.step else settings.eval_batches).items():
-            if math.isfinite(loss):
-                line[key] = loss
+        batches = settings.final_eval_batches if finished and trainer.step else settings.eval_batches
+        for key, value in evaluate(trainer, batches).items():
+            if math.isfinite(value):
+                line[key] = value
             elif trainer.divergence is None:
-                trainer.divergence = Diverged(trainer.step, f"{key} is {loss}")
+                trainer.divergence = Diverged(trainer.step, f"{key} is {value}")
 
 
 @torch.inference_mode()
 def evaluate(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
-    """Mean cross-entropy of both splits in evaluation mode, over `batches` spread evenly, or all."""
+    """Mean cross-entropy of both splits in evaluation mode, over `batches` spread evenly, or all; of a task also the
+    share of targets that are the likeliest token.
+    """
     trainer.model.eval()
-    losses = {"eval/train_loss": _mean_loss(trainer, trainer.corpus.train.for_evaluation(), batches)}
-    losses["eval/val_loss"] = _mean_loss(trainer, trainer.corpus.val.for_evaluation(), batches)
-    return losses
+    corpus, evaluated = trainer.corpus, _accuracy if trainer.corpus.is_task else _mean_loss
+    train = evaluated(trainer, corpus.train.for_evaluation(), batches)
+    val = evaluated(trainer, corpus.val.for_evaluation(), batches)
+    of_train = zip(("eval/train_loss", "eval/train_accuracy"), train, strict=False)
+    of_val = zip(("eval/val_loss", "eval/accuracy"), val, strict=False)
+    return dict(of_train) | dict(of_val)
 
 
-def _mean_loss(trainer: Trainer, split: Split, batches: int | None) -> float:
-    size = trainer.config.data.batch_size // trainer.settings.accumulate
-    windows = torch.arange(split.n_windows)
-    if batches is not None and batches * size < split.n_windows:
-        windows = torch.linspace(0, split.n_windows - 1, batches * size).long()
-    total = 0.0
-    for chunk in windows.split(size):
+def _mean_loss(trainer: Trainer, split: Examples, batches: int | None) -> tuple[float]:
+    total, count = 0.0, 0
+    for inputs, targets in _batches(trainer, split, batches):
         with trainer.autocast():
-            loss = trainer.evaluated(trainer.model, *split.batch(chunk, trainer.device), reduction="sum")
-        total += loss.item()
-    return total / (len(windows) * split.context)
+            loss = trainer.evaluated(trainer.model, inputs, targets, reduction="sum")
+        total, count = total + loss.item(), count + targets.numel()
+    return (total / count,)
+
+
+def _accuracy(trainer: Trainer, split: Examples, batches: int | None) -> tuple[float, float]:
+    total, right, count = 0.0, 0, 0
+    for inputs, targets in _batches(trainer, split, batches):
+        with trainer.autocast():
+            loss, correct = answers(trainer.model, inputs, targets)
+        total, right, count = total + loss.item(), right + int(correct), count + int((targets >= 0).sum())
+    return total / count, right / count
+
+
+def _batches(trainer: Trainer, split: Examples, batches: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """All examples, or `batches` of them spread evenly; so many at a time as in a part of a training batch."""
+    size, n = trainer.config.data.batch_size // trainer.settings.accumulate, split.n_windows
+    if batches is None or batches * size >= n:
+        chosen: Iterable[Tensor] = (torch.arange(i, min(i + size, n)) for i in range(0, n, size))
+    else:
+        precision = torch.float32 if n < 1 << 24 else torch.float64
+        chosen = torch.linspace(0, n - 1, batches * size, dtype=precision).long().split(size)
+    for windows in chosen:
+        yield split.batch(windows, trainer.device)
 
 
 class CallUserCallbacks(BuiltinCallback):
@@ -126,16 +151,16 @@ class Record(BuiltinCallback):
 
 
 class Samples(BuiltinCallback):
-    """Writes what the model says after the prompt."""
+    """Writes what the model says after the prompt; a task has no text to continue."""
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
         """Where `trainer.sample_every` says so. Raises Diverged if the logits are not finite."""
-        if not trainer.step or not due(trainer.settings.sample_every, trainer):
+        if not trainer.step or trainer.corpus.is_task or not due(trainer.settings.sample_every, trainer):
             return
         settings = trainer.config.sampling
         draws = random_streams.generator(trainer.config.root, f"sampling/{trainer.step}")
         try:
-            text = sample_text(trainer.model, settings, draws)
+            text = sample_text(trainer.model, trainer.corpus.tokenizer, settings, draws)
         except FloatingPointError as error:
             raise Diverged(trainer.step, str(error)) from error
         trainer.tracker.sample(trainer.where() | {"text": text} | settings.model_dump())

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gpt_ablate.config.schema import Config
+from gpt_ablate.data import tokenizer_files
+from gpt_ablate.data.gpt2_encoding import Gpt2
+from gpt_ablate.data.tokenizers import Tokenizer
 from gpt_ablate.models import sharing
 from gpt_ablate.models.gpt import GPT
 from gpt_ablate.studies.run_directory import RunDirectory
@@ -27,7 +30,7 @@ from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import content_of, read_json, write_json
 
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_FINAL, _BEST = "final", "best"
+_FINAL, _BEST, _TOKENIZER = "final", "best", "tokenizer.json"
 _KEPT = 2
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -121,13 +124,33 @@ def load(folder: Path, model: GPT, optimizer: Optimizer | None = None) -> None:
         raise UsageError([Problem("checkpoint", str(folder), f"weights of this run's model ({reason})")]) from error
 
 
-def load_trained(directory: RunDirectory, best: bool = False, plugins: Sequence[str] = ()) -> tuple[GPT, Config]:
-    """The model of a run with the weights of its newest (or `best`) checkpoint, in evaluation mode.
+def save_tokenizer(directory: RunDirectory, tokenizer: Tokenizer) -> None:
+    """Write `checkpoint/tokenizer.json`, from which `load_tokenizer` makes the tokenizer again, if it is not there."""
+    file = directory.checkpoints / _TOKENIZER
+    with suppress(UsageError):
+        if tokenizer_files.load(file).sha256 == tokenizer.sha256:
+            return
+    tokenizer_files.save(tokenizer, file)
+
+
+def load_tokenizer(directory: RunDirectory) -> Tokenizer:
+    """The tokenizer that a run was trained with. Raises UsageError if its file is damaged or another one's."""
+    file, recorded = directory.checkpoints / _TOKENIZER, directory.record()["data"].get("tokenizer_sha256")
+    if recorded is None:  # such runs were made when there was no other
+        return Gpt2()
+    found = tokenizer_files.load(file)
+    if found.sha256 != recorded:
+        raise UsageError([Problem("checkpoint", str(file), f"the tokenizer of this run, with SHA-256 {recorded}")])
+    return found
+
+
+def load_trained(directory: RunDirectory, best: bool = False, plugins: Sequence[str] = ()) -> tuple[GPT, Tokenizer]:
+    """The model of a run with the weights of its newest (or `best`) checkpoint, in evaluation mode; its tokenizer.
 
     A run directory may come from anyone, so the modules that its config names are imported only if `plugins` names
     them too. Raises UsageError if they are not named, or the folder holds no run, no such checkpoint or none whole.
     """
-    config = trained_config(directory, plugins)
+    config, tokenizer = trained_config(directory, plugins), load_tokenizer(directory)
     final, lowest = (directory.checkpoints / name for name in (_FINAL, _BEST))
     if best:
         folders = [lowest] if lowest.exists() else []
@@ -138,11 +161,11 @@ def load_trained(directory: RunDirectory, best: bool = False, plugins: Sequence[
         if problem := _damage(folder):
             damaged.append(problem)
             continue
-        if larger := _larger(config, folder / _WEIGHTS):
+        if larger := _larger(config, tokenizer.vocab_size, folder / _WEIGHTS):
             raise UsageError([larger])
-        model = GPT(config)
+        model = GPT(config, tokenizer.vocab_size)
         load(folder, model)
-        return model.eval(), config
+        return model.eval(), tokenizer
     sought = "its best checkpoint (kept where trainer.checkpoint_every is not 0)" if best else "a checkpoint"
     raise UsageError(damaged or [Problem("run directory", str(directory.path), f"a run that has saved {sought}")])
 
@@ -226,9 +249,9 @@ def _damage(folder: Path) -> Problem | None:
     return None
 
 
-def _larger(config: Config, weights: Path) -> Problem | None:
+def _larger(config: Config, vocab_size: int, weights: Path) -> Problem | None:
     """A config whose model has more parameters than the file has bytes: to build it might never end."""
-    if (least := hardware_rules.least_parameters(config)) <= (size := weights.stat().st_size):
+    if (least := hardware_rules.least_parameters(config, vocab_size)) <= (size := weights.stat().st_size):
         return None
     return Problem("checkpoint", str(weights), f"weights of this run's model ({least:,} or more, not {size:,} bytes)")
 

@@ -23,7 +23,7 @@ WAITING_BYTES = 8 * 2**20
 """Of gradients, that are used together."""
 
 
-Decay = Literal["all", "matrices"]
+Decay = Literal["all", "weights", "matrices"]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 optimizers: Registry[Callable[..., Optimizer]] = Registry("optimizer", ["model", "grad_clip"])
@@ -199,11 +199,13 @@ class SGD(Optimizer):
 
 
 def decays_of(model: GPT, weight_decay: float, decay: Decay) -> dict[Tensor, float]:
-    """The weight decay of each parameter: of all, or of matrices alone, which norms, biases and embeddings are not."""
+    """The weight decay of each parameter: of all; of weights, which norms and biases are not; of matrices alone, which
+    embeddings are not either.
+    """
     embeddings = {weight for it in model.modules() if isinstance(it, nn.Embedding) for weight in it.parameters()}
+    spared = embeddings if decay == "matrices" else set()
     return {
-        it: weight_decay if decay == "all" or (it.dim() > 1 and it not in embeddings) else 0.0
-        for it in model.parameters()
+        it: weight_decay if decay == "all" or (it.dim() > 1 and it not in spared) else 0.0 for it in model.parameters()
     }
 
 

@@ -77,13 +77,13 @@ class _Live(TorchDispatchMode):
 class _Step:
     """A model, its optimiser and one batch, to be passed through as in training."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, vocab_size: int) -> None:
         self.device = devices.pick(config.trainer.device)
         self.dtype = config.trainer.dtype
-        self.model = GPT(config).to(self.device).train()
+        self.model = GPT(config, vocab_size).to(self.device).train()
         self.optimizer: Optimizer = optimizers.build(config.optimizer.node(), self.model, config.trainer.grad_clip)
         shape = (config.data.batch_size // config.trainer.accumulate, config.model.context_length + 1)
-        tokens = torch.randint(self.model.token_embedding.num_embeddings, shape, device=self.device)
+        tokens = torch.randint(vocab_size, shape, device=self.device)
         self.batch = tokens[:, :-1], tokens[:, 1:]
 
     def forward(self) -> Tensor:
@@ -110,14 +110,14 @@ class _Step:
             torch.cuda.synchronize(self.device)
 
 
-def profile(config: Config, repeats: int = 3) -> dict[str, Any]:
+def profile(config: Config, vocab_size: int, repeats: int = 3) -> dict[str, Any]:
     """One training step of `config` on random tokens, as a whole and by part: bytes, FLOPs, seconds (medians).
 
     Saved bytes are what is kept between forward and backward, weights apart, counted at the part that saved a storage
     first; a loss in parts computes gradients ahead, and these count too. Peaks are of the tensors alive at once beside
     weights and optimiser state; a step's has those gradients that are not used yet.
     """
-    step = _Step(config)
+    step = _Step(config, vocab_size)
     for _ in step.run():  # the first is not like the others
         pass
     parts = parts_of(step.model)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpt_ablate.config import metrics
 from gpt_ablate.config.schema import Config
-from gpt_ablate.data.loading import Corpus
+from gpt_ablate.data.corpus import Corpus, Order
 from gpt_ablate.models.gpt import GPT, flops_per_token
 from gpt_ablate.models.objectives import Terms, auxiliary_losses, loss_per_token, objectives
 from gpt_ablate.studies.run_directory import RunDirectory
@@ -45,7 +45,7 @@ class Trainer:
         self.settings = config.trainer
         self.device = devices.pick(config.trainer.device)
         self.peak_is_of_run = devices.reset_peak_memory(self.device)
-        self.model = GPT(config).to(self.device)
+        self.model = GPT(config, corpus.tokenizer.vocab_size).to(self.device)
         objective = objectives.bind(config.objective.node())
         self.objective = torch.compile(objective) if self.settings.compile else objective
         self.evaluated = torch.compile(loss_per_token) if self.settings.compile else loss_per_token
@@ -66,7 +66,7 @@ class Trainer:
         self.seconds = sum(budgets.training_seconds(self.tracker.history, self.tokens_per_step))
         """Of training steps, over all launches."""
         self.flop_rate = devices.flop_rate(self.device, self.settings.dtype)
-        self._order: tuple[int, Tensor] = (0, torch.empty(0))
+        self._order: tuple[int, Order] = (0, torch.empty(0))
         self._ahead: tuple[int, list[tuple[Tensor, Tensor]]] = (0, [])
         """A step and its batch in parts, on their way to the device while the step before is computed."""
 
@@ -155,11 +155,12 @@ class Trainer:
         lr = self.config.optimizer.lr * self.schedule(step, self.total_steps)
         self.model.train()
         parts: list[Terms] = []
-        for inputs, targets in self._parts(step):
+        batch = self._parts(step)
+        for (inputs, targets), divisor in zip(batch, self._divisors(batch), strict=True):
             with self.autocast():
                 terms = self.objective(self.model, inputs, targets)
                 terms |= auxiliary_losses(self.model)
-                terms = {name: term / self.settings.accumulate for name, term in terms.items()}
+                terms = {name: term / divisor for name, term in terms.items()}
                 minimised = functools.reduce(torch.add, terms.values())
             parts.append({name: term.detach() for name, term in terms.items()})
             if len(parts) == self.settings.accumulate:
@@ -200,6 +201,13 @@ class Trainer:
             return self._ahead[1]
         parts = self._batch(step).chunk(self.settings.accumulate)
         return [self.corpus.train.batch(windows, self.device) for windows in parts]
+
+    def _divisors(self, parts: list[tuple[Tensor, Tensor]]) -> list[float]:
+        """By what the means over a batch's parts are divided, so that their sum is the mean over the batch."""
+        if len(parts) == 1 or not self.corpus.is_task:
+            return [len(parts)] * len(parts)
+        counts = [max(1, int((targets >= 0).sum())) for _, targets in parts]
+        return [sum(counts) / count for count in counts]
 
     def _batch(self, step: int) -> Tensor:
         """The windows of a step: the next in its epoch's order; an incomplete last batch is dropped."""
