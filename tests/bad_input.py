@@ -287,7 +287,7 @@ COMMANDS = [
     (["data=tokens", "data.dir=high"], "train.bin", "tokens below 50257"),
     (["data=tokens", "data.dir=wide"], "train.bin", "look like uint32 tokens, which data.dtype=uint32 reads"),
     (["data=tokens", "data.dir=wide", "data.dtype=int64"], "data.dtype = 'int64'", "'uint16' or 'uint32'"),
-    (["data=sample", "+data.dtype=uint32"], "data.dtype = 'uint32'", "null with data=sample"),
+    (["data=sample", "+data.dtype=uint32"], "data.dtype = 'uint32'", "a parameter of data=tokens"),
     (["data=sample", "hydra.run.dir=text.txt"], "text.txt", "a folder, not a file"),
     (["data=sample", "hydra.run.dir=text.txt/below"], "text.txt", "a folder, not a file"),
     (["--multirun", "data=sample", "hydra.sweep.dir=text.txt"], "text.txt", "a folder, not a file"),

@@ -192,7 +192,7 @@ def start(folder: Path, *arguments: str, **how: Any) -> subprocess.Popen[str]:
 def steps(folder: Path) -> dict[str, int]:
     """The last step that each run has recorded."""
     found = folder.glob("outputs/s/*/seed_*/metrics.jsonl")
-    return {file.parent.name: len(file.read_text().splitlines()) - 1 for file in found}
+    return {file.parent.name: max(0, len(file.read_text().splitlines()) - 1) for file in found}
 
 
 def wait_for_steps(launching: subprocess.Popen[str], folder: Path, runs: int) -> None:

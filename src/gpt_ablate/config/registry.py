@@ -91,11 +91,12 @@ class Registry(Generic[Builder]):
 
     def every_parameter(self) -> list[str]:
         """The parameters that any variant takes."""
-        return sorted({parameter for name in self.builders for parameter in self._readable(name)})
+        own = {parameter for name in self.builders for parameter in self._readable(name)}
+        return sorted(own.union(self.common) - {"name"})
 
     def takes(self, name: str, parameter: str) -> bool:
-        """Whether a variant takes this parameter."""
-        return parameter in self._readable(name)
+        """Whether a variant may have this key: a parameter of its own, or one that all of the group have."""
+        return parameter in self.common or parameter in self._readable(name)
 
     def _readable(self, name: str) -> Iterable[str]:
         try:

@@ -117,11 +117,11 @@ def _another(text: NamedText, key: str, path: Path) -> list[Problem]:
 
 def _downloaded(texts: Sequence[NamedText], takes_dir: bool) -> dict[NamedText, Path]:
     """The files in the user's cache; pooch tells of each that it downloads, and checks the hash of all."""
+    if not texts:
+        return {}
     import pooch
 
     places: dict[NamedText, Path] = {}
-    if not texts:
-        return places
     cache = user_cache()
     if cache is None:
         raise UsageError([_not_downloaded(texts, RuntimeError("no home folder"), takes_dir)])
