@@ -8,9 +8,9 @@ from pathlib import Path
 import bad_data
 import pooch
 import pytest
+from refusals import refusal
 
 from gpt_ablate import prepare
-from gpt_ablate.launching import launch
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,7 @@ def test_a_refusal_is_one_message_and_leaves_nothing(
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setattr(pooch.get_logger(), "disabled", True)  # it tells of a download that is tried
     before = {path: path.lstat().st_mtime_ns for path in furnished.rglob("*")}
-    monkeypatch.setattr("sys.argv", ["train", *bad_data.SMALL, *arguments])
-    with pytest.raises(SystemExit) as stop:
-        launch.main()
-    told = capfd.readouterr()
-    assert stop.value.code == 2, told
-    assert told.out == ""
-    assert all(line.startswith("gpt_ablate: ") for line in told.err.splitlines()), told.err
-    assert key in told.err
-    assert hint in told.err
+    told = refusal([*bad_data.SMALL, *arguments], monkeypatch, capfd)
+    assert key in told
+    assert hint in told
     assert {path: path.lstat().st_mtime_ns for path in furnished.rglob("*")} == before

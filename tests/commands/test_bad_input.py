@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from refusals import refusal
 from synthetic import CONFIG, Shape, record_of
 
 from gpt_ablate.axes.norm import norms
@@ -138,15 +139,9 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     before = tree(tmp_path)
 
     def command(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["train", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            launch.main()
-        told = capfd.readouterr()
-        assert stop.value.code == 2, told
-        assert told.out == ""
-        assert all(line.startswith("gpt_ablate: ") for line in told.err.splitlines()), told.err
+        told = refusal([*arguments], monkeypatch, capfd)
         assert tree(tmp_path) == before
-        return told.err
+        return told
 
     yield command
     for name in PLUGINS:

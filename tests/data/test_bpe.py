@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from small_tokenizers import END, SAMPLE, gpt2_like
 from tokenizers import Tokenizer as Library
 
-from gpt_ablate.data import bpe, huggingface, tokenizer_files
-from gpt_ablate.data.huggingface import HuggingFace
+from gpt_ablate.data import bpe, tokenizer_files, tokenizer_json
+from gpt_ablate.data.tokenizer_json import HuggingFace
 from gpt_ablate.data.tokenizers import Tokenizer, tokenizers
 from gpt_ablate.utils.errors import UsageError
 
@@ -67,7 +67,7 @@ def test_the_vocabulary_is_that_of_the_library_on_whole_texts() -> None:
 
 def test_a_long_text_is_encoded_as_in_one_piece(tokenizer: HuggingFace, reference: Callable[[str], list[int]]) -> None:
     text = f"{SAMPLE} {END}\n\n" * 5
-    assert len(text) > 2 * huggingface._PIECE
+    assert len(text) > 2 * tokenizer_json._PIECE
     assert tokenizer.encode(text) == reference(text)
 
 
@@ -77,15 +77,15 @@ def test_pieces_of_words_are_encoded_as_one(
     text: str, tokenizer: HuggingFace, reference: Callable[[str], list[int]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface, "_PIECE", 1)
-        pieces = list(huggingface.words_of(text))
+        patch.setattr(tokenizer_json, "_PIECE", 1)
+        pieces = list(tokenizer_json.words_of(text))
         assert "".join(pieces) == text
         assert tokenizer.encode(text) == reference(text)
 
 
 def test_the_pieces_of_a_text_are_short() -> None:
-    assert max(map(len, huggingface.words_of(SAMPLE * 20))) < huggingface._PIECE + 100
-    assert len(list(huggingface.words_of(SAMPLE * 20))) > 5
+    assert max(map(len, tokenizer_json.words_of(SAMPLE * 20))) < tokenizer_json._PIECE + 100
+    assert len(list(tokenizer_json.words_of(SAMPLE * 20))) > 5
 
 
 def test_end_of_text_in_a_text_is_ordinary_text() -> None:

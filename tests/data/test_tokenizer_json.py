@@ -22,9 +22,9 @@ from small_tokenizers import (
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from gpt_ablate.data import huggingface
+from gpt_ablate.data import tokenizer_json
 from gpt_ablate.data.gpt2_encoding import Gpt2
-from gpt_ablate.data.huggingface import HuggingFace
+from gpt_ablate.data.tokenizer_json import HuggingFace
 from gpt_ablate.data.tokenizers import Tokenizer, tokenizers
 from gpt_ablate.utils.errors import UsageError
 
@@ -83,7 +83,7 @@ def test_a_long_text_is_cut_only_where_tokens_end(
     library.pre_tokenizer = splitter or pre_tokenizers.ByteLevel(use_regex=False)
     library.train_from_iterator([SAMPLE[:3000]], trainers.BpeTrainer(vocab_size=600, show_progress=False))
     library.pre_tokenizer, library.normalizer = splitter, normalizer
-    monkeypatch.setattr(huggingface, "_PIECE", 1)
+    monkeypatch.setattr(tokenizer_json, "_PIECE", 1)
     assert of(library).encode(f"{SAMPLE[:3000]}\n x") == library.encode(f"{SAMPLE[:3000]}\n x").ids
 
 

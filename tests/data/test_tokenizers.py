@@ -19,8 +19,8 @@ from gpt_ablate.data import tokenizer_files
 from gpt_ablate.data.bpe import _trained
 from gpt_ablate.data.characters import Bytes
 from gpt_ablate.data.gpt2_encoding import Gpt2
-from gpt_ablate.data.huggingface import HuggingFace
 from gpt_ablate.data.ids import Ids
+from gpt_ablate.data.tokenizer_json import HuggingFace
 from gpt_ablate.data.tokenizers import Tokenizer, tokenizers
 from gpt_ablate.utils.errors import UsageError
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from gpt_ablate.data.huggingface import HuggingFace, library, sequential, words_of
+from gpt_ablate.data.tokenizer_json import HuggingFace, library, sequential, words_of
 from gpt_ablate.data.tokenizers import Texts, Tokenizer, hash_of, tokenizers, utf8
 from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import read_json, user_cache, write_json

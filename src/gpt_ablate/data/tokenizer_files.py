@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt_ablate.data import bpe, characters, gpt2_encoding, huggingface, ids  # noqa: F401  (they register restorers)
+from gpt_ablate.data import bpe, characters, gpt2_encoding, ids, tokenizer_json  # noqa: F401  (they register restorers)
 from gpt_ablate.data.tokenizers import Tokenizer, restorers
 from gpt_ablate.utils.errors import Problem, UsageError, closest
 from gpt_ablate.utils.files import read_json, write_json

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _OF_A_RUN = ("seed", "repeat", "arm")
 _DATA, _TOKENIZER = "data.sha256", "tokenizer.sha256"
+_CUTTING = ("data.batch_size", "data.stride", "data.replacement")
+"""Keys of the data on which its hash does not depend."""
 _GPT2 = "gpt2"
 """The tokenizer of runs that recorded none."""
 
@@ -144,4 +146,5 @@ def _derived(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _covered(key: str, keys: Iterable[str]) -> bool:
     """Whether the study varies `key`, a group that it is in, or, for a hash, a key that it depends on."""
     groups = {_DATA: ("data",), _TOKENIZER: ("data", "tokenizer")}.get(key, ())
-    return any(key == swept or key.startswith(f"{swept}.") or swept.partition(".")[0] in groups for swept in keys)
+    decides = (swept for swept in keys if swept.partition(".")[0] in groups and swept not in _CUTTING)
+    return any(decides) or any(key == swept or key.startswith(f"{swept}.") for swept in keys)

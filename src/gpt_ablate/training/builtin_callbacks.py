@@ -78,8 +78,9 @@ class Evaluation(BuiltinCallback):
 
 @torch.inference_mode()
 def evaluate(trainer: Trainer, batches: int | None = None) -> dict[str, float]:
-    """Mean cross-entropy of both splits in evaluation mode, over `batches` spread evenly, or all; of a task also the
-    share of targets that are the likeliest token.
+    """Mean cross-entropy of both splits in evaluation mode, over `batches` spread evenly, or all.
+
+    For a task also the accuracies: the fraction of targets for which the likeliest token is right.
     """
     trainer.model.eval()
     corpus, evaluated = trainer.corpus, _accuracy if trainer.corpus.is_task else _mean_loss

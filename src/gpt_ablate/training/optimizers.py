@@ -199,8 +199,9 @@ class SGD(Optimizer):
 
 
 def decays_of(model: GPT, weight_decay: float, decay: Decay) -> dict[Tensor, float]:
-    """The weight decay of each parameter: of all; of weights, which norms and biases are not; of matrices alone, which
-    embeddings are not either.
+    """The weight decay of each parameter.
+
+    With `all` every parameter decays. With `weights` norms and biases do not, with `matrices` embeddings do not either.
     """
     embeddings = {weight for it in model.modules() if isinstance(it, nn.Embedding) for weight in it.parameters()}
     spared = embeddings if decay == "matrices" else set()
