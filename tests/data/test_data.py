@@ -195,3 +195,20 @@ def test_bytes_per_token_are_those_of_the_targets_that_are_evaluated(context: in
     counted = ids[1 : (len(ids) - 1) // context * context + 1]
     pieces = [gpt2().decode_single_token_bytes(i) for i in counted if i != VOCAB_SIZE - 1]
     assert split.bytes_per_token() == pytest.approx(len(b"".join(pieces)) / len(counted))
+
+
+def test_a_file_that_changes_between_two_runs_of_one_process_is_read_again(
+    text_file: Path, tmp_path: Path, with_data: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = loading.load(with_data("text", path=str(text_file)))
+    assert loading.load(with_data("text", path=str(text_file))) is first
+    text_file.write_text(text_file.read_text() + "One more line.")
+    assert loading.load(with_data("text", path=str(text_file))).sha256 != first.sha256
+    texts = {name: f"The text in folder {name}. " * 40 for name in "ab"}
+    seen = {}
+    for name, text in texts.items():
+        (tmp_path / name / "books").mkdir(parents=True)
+        (tmp_path / name / "books" / "text.txt").write_text(text)
+        monkeypatch.chdir(tmp_path / name)
+        seen[name] = [loading.load(with_data("text", path=path)).sha256 for path in ("books/*.txt", "books")]
+    assert seen == {name: [hashlib.sha256(text.encode()).hexdigest()] * 2 for name, text in texts.items()}

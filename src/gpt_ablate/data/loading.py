@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from gpt_ablate.config.schema import Config
@@ -21,7 +24,8 @@ def load(config: Config) -> Corpus:
     data, context = config.data, config.model.context_length
     assert data.stride is not None, "resolve() fills the stride"
     own = {key: value for key, value in data.node().items() if key != "batch_size"}
-    corpus = _corpus(*(json.dumps(node, sort_keys=True) for node in (own, config.tokenizer.node())), context)
+    nodes = own, config.tokenizer.node()
+    corpus = _corpus(*(json.dumps(node, sort_keys=True) for node in nodes), context, _state(*nodes))
     problems = []
     if corpus.val.n_windows < 1:
         allowed = f"the validation split has {corpus.val.n_tokens} tokens, one window needs {context + 1}"
@@ -35,8 +39,11 @@ def load(config: Config) -> Corpus:
 
 
 @functools.lru_cache(maxsize=8)
-def _corpus(data: str, tokenizer: str, context_length: int) -> Corpus:
-    """The corpus of these two nodes of a config, as JSON; kept, since a sweep's runs share it."""
+def _corpus(data: str, tokenizer: str, context_length: int, state: tuple[object, ...]) -> Corpus:
+    """The corpus of these two nodes of a config, as JSON; kept, since a sweep's runs share it.
+
+    `state` is that of the files it is made from, so that a kept corpus is not taken for files that have changed.
+    """
     node, chosen = json.loads(data), json.loads(tokenizer)
     context = DataContext(
         context_length=context_length,
@@ -50,6 +57,31 @@ def _corpus(data: str, tokenizer: str, context_length: int) -> Corpus:
         allowed = f"{OWN}: data={node['name']} has a vocabulary of its own"
         raise UsageError([Problem("tokenizer.name", chosen["name"], allowed)])
     return corpus
+
+
+def _state(*nodes: dict[str, Any]) -> tuple[object, ...]:
+    """Place, size and time of change of all files that the values of config nodes name."""
+    given = [value for node in nodes for key, value in node.items() if key != "name"]
+    entries = [entry for value in given for entry in (value if isinstance(value, list) else [value])]
+    paths = [os.path.expanduser(entry) for entry in entries if isinstance(entry, str) and "\0" not in entry]
+    return tuple(state for path in paths for file in _files(path) if (state := _state_of(file)))
+
+
+def _files(path: str) -> Iterator[str]:
+    """The file that a path names, or all below it or of a pattern."""
+    for found in [path] if os.path.lexists(path) else glob.iglob(path, recursive=True):
+        yield found
+        for folder, _, names in os.walk(found, followlinks=True):
+            yield from (os.path.join(folder, name) for name in names)
+
+
+def _state_of(file: str) -> tuple[object, ...] | None:
+    """None for a file that is not there or cannot be looked at: the data set says so."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return os.path.realpath(file), found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _tokenizer(node: dict[str, Any], texts: Texts) -> Tokenizer:
