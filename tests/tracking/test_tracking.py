@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from collections.abc import Callable
 from datetime import datetime
@@ -18,6 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from gpt_ablate.config.schema import Config
 from gpt_ablate.launching import execution
 from gpt_ablate.studies.run_directory import RunDirectory
+from gpt_ablate.tracking.tracker import ProgressBar
 from gpt_ablate.training import builtin_callbacks, trainer
 
 TAGS = {
@@ -160,3 +162,15 @@ def test_a_record_that_was_removed_ends_the_run(name: str, config: Config, tmp_p
             execution.run(config, path, [], Console(quiet=True))
     assert error.value.filename == str(path / name)
     assert RunDirectory(path).record()["status"] == "failed"
+
+
+def test_a_log_has_a_line_for_each_half_minute_of_a_long_epoch() -> None:
+    out = io.StringIO()
+    bar = ProgressBar(Console(file=out), "mine", steps=100, done=0, epochs=1)
+    for step in range(1, 101):
+        line = {"step": step, "epoch": 1, "wall_time": step, "train/loss": 2.0, "tokens_per_second": 10.0}
+        bar.show(line | ({"train/epoch_loss": 3.0} if step == 100 else {}), epoch_done=step == 100)
+    assert [line.split("  ")[1:3] for line in out.getvalue().splitlines()] == [
+        *(["step 30/100", "train 2.0000"], ["step 60/100", "train 2.0000"], ["step 90/100", "train 2.0000"]),
+        ["step 100/100", "train 3.0000 (mean of the epoch)"],
+    ]

@@ -30,6 +30,7 @@ TAGS = {
     "flop_utilisation": "perf/flop_utilisation",
 }
 """What TensorBoard calls a scalar where that is not its name in metrics.jsonl."""
+_SECONDS_PER_LINE = 30
 _NOT_SCALARS = ("step", "epoch", "tokens", "wall_time")
 
 
@@ -124,7 +125,10 @@ def _kept(path: Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, 
 
 
 class ProgressBar:
-    """Epoch, step, losses, tokens/s and time left; where there is no terminal, only a line an epoch."""
+    """Epoch, step, losses, tokens/s and time left; where there is no terminal, a line an epoch.
+
+    In a log, an epoch that takes longer than half a minute has a line for each half minute too.
+    """
 
     def __init__(self, console: Console, name: str, steps: int, done: int, epochs: int) -> None:
         self.console, self.steps, self.epochs = console, steps, epochs
@@ -142,6 +146,7 @@ class ProgressBar:
         )
         self._task = self._bar.add_task("", total=steps, completed=done, epoch=0, epochs=epochs, figures="")
         self._evaluated = ""
+        self._printed = 0.0
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -159,11 +164,16 @@ class ProgressBar:
         figures = f"train {line['train/loss']:.3f}{self._evaluated}  {line['tokens_per_second']:,.0f} tokens/s"
         self._bar.update(self._task, completed=line["step"], epoch=line["epoch"], figures=figures)
         if epoch_done:
-            mean = f"train {line['train/epoch_loss']:.4f} (mean of the epoch){self._evaluated}"
-            self.console.print(
-                f"{self._head}epoch {line['epoch']}/{self.epochs}  step {line['step']}/{self.steps}  {mean}"
-                f"  {line['tokens_per_second']:,.0f} tokens/s  {line['wall_time']:.0f} s",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            self._print(line, f"train {line['train/epoch_loss']:.4f} (mean of the epoch)")
+        elif not self.console.is_terminal and line["wall_time"] - self._printed >= _SECONDS_PER_LINE:
+            self._print(line, f"train {line['train/loss']:.4f}")
+
+    def _print(self, line: Mapping[str, Any], loss: str) -> None:
+        self._printed = line["wall_time"]
+        self.console.print(
+            f"{self._head}epoch {line['epoch']}/{self.epochs}  step {line['step']}/{self.steps}  {loss}"
+            f"{self._evaluated}  {line['tokens_per_second']:,.0f} tokens/s  {line['wall_time']:.0f} s",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
