@@ -1,4 +1,4 @@
-"""Figures of losses against steps, tokens, FLOPs and seconds."""
+"""Figures of losses and accuracies against steps, and of losses against tokens, FLOPs and seconds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CELLS_APART = 8
 """With more cells than this, runs are coloured by the first factor with few enough levels instead of by cell."""
 PANELS = {"train/loss": "training batches", "eval/val_loss": "validation split"}
+ACCURACIES = {"eval/train_accuracy": "training examples", "eval/accuracy": "validation examples"}
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,39 @@ def colouring(report: Mapping[str, Any]) -> str | None:
 
 def loss_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
     """Loss against optimiser step: training batches, and the validation split where it was evaluated."""
-    grouped = groups(report, study)
-    shown = [key for key in PANELS if any(len(points(run, key)[0]) > 1 for run in study.runs)]
-    figure = figure_style.canvas(8.4 if len(shown) > 1 else 6.2, 3.8)
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axis, key in zip(panels, shown, strict=True):
-        for i, group in enumerate(grouped):
-            curves = {id(run): losses(study, run, key) for run in group.runs}
-            _draw(axis, group, curves, figure_style.style(theme, i), len(study.runs))
-        figure_style.title(axis, PANELS[key])
-        axis.set_xlabel("optimiser step")
+    figure, panels = _against_steps(report, study, theme, PANELS)
+    for axis in panels:
         _loss_axis(axis, report, study, theme, named=axis is panels[-1])
     panels[0].set_ylabel(f"loss ({unit(study)})")
-    figure_style.legend(figure, panels[0])
     return figure
+
+
+def accuracy_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
+    """Accuracy against optimiser step: training examples, and the validation split."""
+    figure, panels = _against_steps(report, study, theme, ACCURACIES)
+    for axis in panels:
+        axis.set_xlim(left=0)
+        axis.set_ylim(0, 1.02)
+    panels[0].set_ylabel("accuracy (fraction of targets)")
+    return figure
+
+
+def _against_steps(
+    report: Mapping[str, Any], study: Study, theme: Theme, panels: Mapping[str, str]
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each of these quantities that has curves."""
+    grouped = groups(report, study)
+    shown = [key for key in panels if any(len(points(run, key)[0]) > 1 for run in study.runs)]
+    figure = figure_style.canvas(8.4 if len(shown) > 1 else 6.2, 3.8)
+    axes = list(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0])
+    for axis, key in zip(axes, shown, strict=True):
+        for i, group in enumerate(grouped):
+            curves = {id(run): values(study, run, key) for run in group.runs}
+            _draw(axis, group, curves, figure_style.style(theme, i), len(study.runs))
+        figure_style.title(axis, panels[key])
+        axis.set_xlabel("optimiser step")
+    figure_style.legend(figure, axes[0])
+    return figure, axes
 
 
 def budget_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figure:
@@ -82,10 +102,10 @@ def budget_curves(report: Mapping[str, Any], study: Study, theme: Theme) -> Figu
         for i, group in enumerate(grouped):
             curves = {}
             for run in group.runs:
-                steps, values = losses(study, run, key)
+                steps, losses = values(study, run, key)
                 spent = _spent(run, steps, spending, flops[run.cell])
                 if spent is not None:
-                    curves[id(run)] = figure_style.decimated(spent, values, 100)
+                    curves[id(run)] = figure_style.decimated(spent, losses, 100)
             _draw(axis, group, curves, figure_style.style(theme, i), len(study.runs))
         for budget in {each["budget"] for each in report["budgets"] if each["unit"] == spending}:
             axis.axvline(budget, color=theme.muted, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -107,9 +127,10 @@ _NAMES = {
 
 
 def budget_key(report: Mapping[str, Any], study: Study) -> str:
-    """The loss to draw against budgets: the primary metric if runs have a curve of it, else the training-batch loss."""
+    """The loss to draw against budgets: the primary metric if it is one with a curve, else the training-batch loss."""
     key = str(report["metric"]["key"])
-    return key if any(len(points(run, key)[0]) > 2 for run in study.runs) else "train/loss"
+    is_curve = key in _NAMES and any(len(points(run, key)[0]) > 2 for run in study.runs)
+    return key if is_curve else "train/loss"
 
 
 def points(run: StudyRun, key: str) -> tuple[Floats, Floats]:
@@ -125,13 +146,13 @@ def unit(study: Study) -> str:
     return BITS if study.several_tokenizers else NATS
 
 
-def losses(study: Study, run: StudyRun, key: str) -> tuple[Floats, Floats]:
-    """Steps and losses of a run's curve in `unit`; empty where it has none in it."""
-    steps, values = points(run, key)
-    if not study.several_tokenizers:
-        return steps, values
+def values(study: Study, run: StudyRun, key: str) -> tuple[Floats, Floats]:
+    """Steps and values of a run's curve, losses in `unit`; empty where it has none in it."""
+    steps, recorded = points(run, key)
+    if not study.several_tokenizers or key in ACCURACIES:
+        return steps, recorded
     one_nat = bits_per_byte(1.0, run.record["data"], "validation" if key == "eval/val_loss" else "training")
-    return (np.empty(0), np.empty(0)) if one_nat is None else (steps, values * one_nat)
+    return (np.empty(0), np.empty(0)) if one_nat is None else (steps, recorded * one_nat)
 
 
 def _spent(run: StudyRun, steps: Floats, unit: str, flops_per_token: float | None) -> Floats | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpt_ablate.reporting import figure_curves, figure_effects
 from gpt_ablate.reporting.figure_style import Theme
-from gpt_ablate.reporting.tables import amount, number, signed
+from gpt_ablate.reporting.tables import amount, budget_metric, number, signed
 from gpt_ablate.studies.factors import label
 
 if TYPE_CHECKING:
@@ -96,14 +96,24 @@ def _bands(report: Mapping[str, Any]) -> str:
 
 
 def _loss_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
-    if not any(
-        len(run.curves[key].steps) > 1 for run in study.runs for key in figure_curves.PANELS if key in run.curves
-    ):
+    if not _has_curves(study, figure_curves.PANELS):
         return []
     caption = "Loss against optimiser step" + _grouping(study)
     reference = "" if study.several_tokenizers else f" ln V is {report['references']['ln_vocab']:.2f}."
     finding = f"Loss curves.{reference} {_ends(report)}"
     return [Plate("loss_curves", finding, caption, partial(figure_curves.loss_curves, report, study))]
+
+
+def _accuracy_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
+    if not _has_curves(study, figure_curves.ACCURACIES):
+        return []
+    caption = "Accuracy against optimiser step" + _grouping(study)
+    finding = f"Accuracy curves. {_ends(report)}"
+    return [Plate("accuracy_curves", finding, caption, partial(figure_curves.accuracy_curves, report, study))]
+
+
+def _has_curves(study: Study, keys: Iterable[str]) -> bool:
+    return any(len(run.curves[key].steps) > 1 for run in study.runs for key in keys if key in run.curves)
 
 
 def _budget_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
@@ -113,7 +123,7 @@ def _budget_curves(report: Mapping[str, Any], study: Study) -> list[Plate]:
         "Loss of the same runs against tokens, FLOPs and training time" + _grouping(study) + " Dashed vertical line: "
         "the largest budget that all runs reached. The table compares the cells at this budget."
     )
-    finding = "Loss at equal budgets: " + "; ".join(
+    finding = f"{budget_metric(report).capitalize()} at equal budgets: " + "; ".join(
         f"{amount(each['budget'])} {each['unit']}: "
         + ", ".join(f"{cell['label']} {number(cell['mean'])}" for cell in each["cells"][:8])
         for each in report["budgets"]
@@ -163,6 +173,9 @@ def _mean(cell: Mapping[str, Any], report: Mapping[str, Any]) -> float | None:
     return mean
 
 
-_MAKERS = (_effects, _factorial, _learning_rates, _loss_curves, _budget_curves)
-NAMES = ("effects", "factorial", "interactions", "learning_rates", "loss_curves", "equal_budgets")
+_MAKERS = (_effects, _factorial, _learning_rates, _loss_curves, _accuracy_curves, _budget_curves)
+NAMES = (
+    *("effects", "factorial", "interactions", "learning_rates"),
+    *("loss_curves", "accuracy_curves", "equal_budgets"),
+)
 """The names of all possible figures."""

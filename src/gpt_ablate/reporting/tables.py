@@ -174,17 +174,23 @@ def amount(value: float | None) -> str:
     return f"{value:,.4g}"
 
 
+def budget_metric(report: Mapping[str, Any]) -> str:
+    """What is compared at equal budgets."""
+    key: str = report["budgets"][0]["metric"]
+    names: dict[str, str] = {metric["key"]: metric["name"] for metric in report["metrics"]}
+    return names.get(key, key)
+
+
 def budgets(report: Mapping[str, Any]) -> Table | None:
-    """Losses at equal tokens, FLOPs and seconds: a row for each cell, a column for each budget."""
+    """The metric at equal tokens, FLOPs and seconds: a row for each cell, a column for each budget."""
     shared = report["budgets"]
     if not shared:
         return None
-    names = {metric["key"]: metric["name"] for metric in report["metrics"]}
-    name = names.get(shared[0]["metric"], shared[0]["metric"])
     columns = ["cell", *(f"at {amount(each['budget'])} {each['unit']}" for each in shared)]
     rows = []
     for i, cell in enumerate(shared[0]["cells"]):
         rows.append([(cell["label"], ""), *(_spread(each["cells"][i], 4) for each in shared)])
+    name = budget_metric(report)
     return Table(f"{name.capitalize()} at equal budgets: mean ± standard deviation (number of runs).", columns, rows)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpt_ablate.studies.run_directory import RunDirectory
 
-KEYS = ("train/loss", "train/epoch_loss", "eval/train_loss", "eval/val_loss")
+KEYS = ("train/loss", "train/epoch_loss", "eval/train_loss", "eval/val_loss", "eval/train_accuracy", "eval/accuracy")
 """What becomes a curve under its own name; "seconds" joins them."""
 
 
