@@ -34,6 +34,7 @@ def test_bits_per_byte_of_two_tokenizers_are(small: list[str]) -> None:
     study = gpt_ablate.train([*small, "tokenizer=gpt2,bytes", "seed=0,1", *asked], multirun=True, quiet=True)
     assert set(study.comparisons["metric"]) == {"val_bits_per_byte", "train_bits_per_byte"}
     assert study.comparisons["difference"].notna().all()
+    assert " bits per byte" in study.answer
     page = (study.path / "report.html").read_text()
     assert "with the tokenizer of the baseline" in page
     assert figure_curves.unit(study._read) == "bits per byte"

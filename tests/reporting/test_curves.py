@@ -14,8 +14,13 @@ from gpt_ablate.studies.study import read
 
 STEPS = 20
 ACCURACY = {
-    **{"key": "eval/accuracy", "name": "final validation accuracy", "unit": "fraction", "lower_is_better": False},
-    **{"scale": "difference", "curve": "eval/accuracy", "split": None},
+    "key": "eval/accuracy",
+    "name": "final validation accuracy",
+    "unit": "fraction",
+    "lower_is_better": False,
+    "scale": "difference",
+    "curve": "eval/accuracy",
+    "split": None,
 }
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpt_ablate.config.metrics import BITS
+
 if TYPE_CHECKING:
     from gpt_ablate.config.metrics import Metric
     from gpt_ablate.studies.comparisons import Comparison
@@ -110,8 +112,8 @@ def _shown(comparison: Comparison) -> str:
     unit = _unit(comparison)
     assert comparison.p_holm is not None
     return (
-        f"{_reaches(comparison)} {size}{unit} {direction} than {_reference(comparison)} (95 % CI {near}{unit} to "
-        f"{far}{unit}, {_pairs(comparison)}, Holm-adjusted {probability(comparison.p_holm)})."
+        f"{_reaches(comparison)} {size}{unit}{_of_loss(comparison)} {direction} than {_reference(comparison)} (95 % CI "
+        f"{near}{unit} to {far}{unit}, {_pairs(comparison)}, Holm-adjusted {probability(comparison.p_holm)})."
     )
 
 
@@ -128,8 +130,8 @@ def _open(comparison: Comparison) -> str:
         least = number(comparison.metric.scaled(comparison.detectable) * _factor(comparison), 2)
         power = f" With {_pairs(comparison)}, the test detects {article} {what} of {least}{unit} with power 0.8."
     return (
-        f"{_against(comparison)}: no {what} in {comparison.metric.name} was shown. The mean {what} is {mean}{unit} "
-        f"(95 % CI {low}{unit} to {high}{unit}, {_pairs(comparison)}{adjusted}).{power}"
+        f"{_against(comparison)}: no {what} in {comparison.metric.name} was shown. The mean {what} is {mean}{unit}"
+        f"{_of_loss(comparison)} (95 % CI {low}{unit} to {high}{unit}, {_pairs(comparison)}{adjusted}).{power}"
     )
 
 
@@ -141,15 +143,16 @@ def _negligible(comparison: Comparison) -> str:
     margin = f"{comparison.margin * _factor(comparison):g}{unit}"
     return (
         f"{_against(comparison)}: the {what} in {comparison.metric.name} is negligible. The mean {what} is "
-        f"{mean}{unit}, and its 95 % CI ({low}{unit} to {high}{unit}, {_pairs(comparison)}) lies inside the declared "
-        f"margin of ±{margin}."
+        f"{mean}{unit}{_of_loss(comparison)}, and its 95 % CI ({low}{unit} to {high}{unit}, {_pairs(comparison)}) lies "
+        f"inside the declared margin of ±{margin}."
     )
 
 
 def _single(comparison: Comparison) -> str:
     (difference,) = comparison.differences
     value = comparison.metric.scaled(difference) * _factor(comparison)
-    size = f"{number(abs(value))}{_unit(comparison)} {'lower' if value < 0 else 'higher'} than"
+    unit = f"{_unit(comparison)}{_of_loss(comparison)}"
+    size = f"{number(abs(value))}{unit} {'lower' if value < 0 else 'higher'} than"
     compared = "equal to" if value == 0 else size
     return (
         f"{_reaches(comparison)} {compared} {_reference(comparison)} in the only seed pair (seed "
@@ -200,6 +203,11 @@ def _factor(comparison: Comparison) -> int:
 
 def _unit(comparison: Comparison) -> str:
     return " %" if comparison.metric.scale == "ratio" else ""
+
+
+def _of_loss(comparison: Comparison) -> str:
+    """The unit of a loss that is not in nats per token, which the report names once for all."""
+    return f" {BITS}" if comparison.metric.unit == BITS else ""
 
 
 def _pairs(comparison: Comparison) -> str:

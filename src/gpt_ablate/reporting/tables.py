@@ -111,8 +111,15 @@ def _interval(ends: Sequence[float] | None, width: Sequence[float] | None, scale
     return NONE if ends is None else " to ".join(signed(end, width, scale) for end in ends)
 
 
+_IN_COLUMNS = {
+    *("parameters", "flops_per_token", "tokens_per_second", "peak_memory_bytes"),
+    *("train/epoch_loss", "eval/train_loss", "eval/val_loss", "val_bits_per_byte"),
+}
+"""Metrics that the table of cells shows, whatever is declared."""
+
+
 def cells(report: Mapping[str, Any]) -> Table:
-    """All cells: size, speed, losses, and the difference from the baseline in the primary metric."""
+    """All cells: size, speed, losses, other declared metrics, and the difference from the baseline in the first."""
     primary = report["metric"]
     against = {
         each["label"]: each
@@ -120,7 +127,9 @@ def cells(report: Mapping[str, Any]) -> Table:
         if each["kind"] == "cell" and each["metric"] == primary["key"]
     }
     columns = ["cell", "parameters", "FLOPs per token", "tokens/s", "peak memory", "early loss", "training batches"]
-    columns += ["training loss", "validation loss", "bits per byte", "difference", "adjusted p", "runs"]
+    others = [metric for metric in report["metrics"] if metric["key"] not in _IN_COLUMNS]
+    columns += ["training loss", "validation loss", "bits per byte", *(metric["name"] for metric in others)]
+    columns += ["difference", "adjusted p", "runs"]
     rows = []
     for cell in report["cells"]:
         each = against.get(cell["label"])
@@ -134,6 +143,7 @@ def cells(report: Mapping[str, Any]) -> Table:
                 _spread(cell["tokens_per_second"], 0),
                 _spread(cell["peak_memory_bytes"], 2, 1e9, " GB"),
                 *(_spread(cell[key], 4) for key in losses),
+                *(_spread(cell["metrics"][metric["key"]], 4) for metric in others),
                 *differs,
                 (tally(cell["status"]), ""),
             ]
