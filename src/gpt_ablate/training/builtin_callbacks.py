@@ -135,7 +135,9 @@ class BestCheckpoint(BuiltinCallback):
 
     def on_step_end(self, trainer: Trainer, line: Line) -> None:
         """After an evaluation."""
-        loss = line.get("eval/val_loss", math.inf)
+        if "eval/val_loss" not in line:
+            return
+        loss = line["eval/val_loss"]
         earlier = [it["eval/val_loss"] for it in trainer.tracker.history if it["step"] and "eval/val_loss" in it]
         if trainer.step and loss < min(earlier, default=math.inf) and trainer.settings.checkpoint_every != 0:
             checkpoint.save_best(trainer.directory, trainer.step, trainer.model, loss)

@@ -57,6 +57,7 @@ class Optimizer:
         self._place = {parameter: i for i, parameter in enumerate(self.state)}
         self._waiting: dict[Tensor, Tensor] = {}
         """Parameters and their gradients."""
+        self._waiting_bytes = 0
         self._moved: set[Tensor] = set()
         """Parameters that this step has updated."""
         arrived = WeakMethod(self._arrived)  # a cycle through a parameter's hook is never collected
@@ -96,8 +97,10 @@ class Optimizer:
                 "a shared parameter's gradient came in parts, and the first has been used: "
                 "checkpoint its module with use_reentrant=False, or set trainer.grad_clip"
             )
+        if parameter not in self._waiting:
+            self._waiting_bytes += parameter.grad.nbytes
         self._waiting[parameter] = parameter.grad
-        if not self.at_once and sum(gradient.nbytes for gradient in self._waiting.values()) >= WAITING_BYTES:
+        if not self.at_once and self._waiting_bytes >= WAITING_BYTES:
             self._measure()
             self._update()
 
@@ -117,6 +120,7 @@ class Optimizer:
                 self.spare.give(gradient)
         self._moved |= self._waiting.keys()
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
         """What is remembered of a parameter, before the first step."""
