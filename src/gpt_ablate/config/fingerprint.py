@@ -25,6 +25,7 @@ IMPLIED: dict[str, dict[str, Any]] = {
 _UNCHANGED = {
     "tokenizer.name": "gpt2",
     "data.replacement": False,
+    "data.join_lines": False,
     "model.bias": True,
     "mlp.approximate": "tanh",
     "optimizer.decay": "all",

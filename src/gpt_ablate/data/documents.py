@@ -14,7 +14,7 @@ from typing import Protocol
 from gpt_ablate.data import record_files
 from gpt_ablate.utils.errors import Problem, UsageError
 from gpt_ablate.utils.files import content_of, expanded
-from gpt_ablate.utils.texts import decode, universal
+from gpt_ablate.utils.texts import decode, joined, universal
 
 COLUMN = "text"
 """Where records hold their text unless `data.column` says otherwise."""
@@ -37,6 +37,16 @@ class Source(Protocol):
     """Documents that can be gone through any number of times; equal for the same documents of the same place."""
 
     def __iter__(self) -> Iterator[Document]: ...
+
+
+@dataclass(frozen=True)
+class JoinedLines:
+    """The documents of a source, each paragraph on one line."""
+
+    source: Source
+
+    def __iter__(self) -> Iterator[Document]:
+        return (Document(document.name, joined(document.text)) for document in self.source)
 
 
 @dataclass(frozen=True)

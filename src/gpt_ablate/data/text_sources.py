@@ -14,7 +14,7 @@ from gpt_ablate.config.rules import rule
 from gpt_ablate.config.schema import Config
 from gpt_ablate.data import held_out, named_sets
 from gpt_ablate.data.corpus import Corpus, DataContext, sources
-from gpt_ablate.data.documents import Documents, FileSource, files, is_pattern, measure
+from gpt_ablate.data.documents import Documents, FileSource, JoinedLines, files, is_pattern, measure
 from gpt_ablate.data.named_sets import NamedText
 from gpt_ablate.utils.errors import Problem, UsageError, closest
 from gpt_ablate.utils.files import expanded
@@ -32,6 +32,7 @@ def text(
     column: str | None = None,
     train_fraction: TrainFraction = 0.9,
     val: Paths | None = None,
+    join_lines: bool = False,
 ) -> Corpus:
     """Files of the user's own. Raises UsageError for files, a column or a split that cannot be had."""
     assert path, "_path refuses that"
@@ -39,7 +40,7 @@ def text(
     held = _items(val, (), column)
     if column is not None and not any(isinstance(item, FileSource) and item.has_columns for item in (*train, *held)):
         raise UsageError([Problem("data.column", column, "null: these files have no columns, each is one text")])
-    return _corpus(context, train, held, train_fraction, val)
+    return _corpus(context, train, held, train_fraction, val, join_lines)
 
 
 @rule("data.name", "data.path")
@@ -58,9 +59,10 @@ def _of_set(name: str) -> Callable[..., Corpus]:
         dir: str | None = None,
         train_fraction: TrainFraction = 0.9,
         val: Paths | None = None,
+        join_lines: bool = False,
     ) -> Corpus:
         own = named_sets.text_sets()[name]
-        return _corpus(context, own, _items(val, own), train_fraction, val, dir, takes_dir=True)
+        return _corpus(context, own, _items(val, own), train_fraction, val, join_lines, dir, takes_dir=True)
 
     build.__doc__ = f"The named set `{name}`. Raises UsageError for files or a split that cannot be had."
     return sources.register(name)(build)
@@ -70,10 +72,16 @@ verdict, shakespeare, wharton, classics = map(_of_set, ("verdict", "shakespeare"
 
 
 @sources.register("sample")
-def sample(context: DataContext, *, train_fraction: TrainFraction = 0.9, val: Paths | None = None) -> Corpus:
+def sample(
+    context: DataContext,
+    *,
+    train_fraction: TrainFraction = 0.9,
+    val: Paths | None = None,
+    join_lines: bool = False,
+) -> Corpus:
     """The text in this package. Raises UsageError for a split that cannot be had."""
     own = named_sets.text_sets()["sample"]
-    return _corpus(context, own, _items(val, own), train_fraction, val)
+    return _corpus(context, own, _items(val, own), train_fraction, val, join_lines)
 
 
 def _items(val: Paths | None, own: Sequence[NamedText], column: str | None = None) -> list[Item]:
@@ -121,6 +129,7 @@ def _corpus(
     held: Sequence[Item],
     fraction: float,
     val: Paths | None,
+    join_lines: bool,
     folder: str | None = None,
     takes_dir: bool = False,
 ) -> Corpus:
@@ -135,7 +144,7 @@ def _corpus(
     if both := train_files & held_files:
         allowed = f"texts that are not in the training split; it holds the text of {', '.join(sorted(both))} too"
         raise UsageError([Problem("data.val", val, allowed)])
-    splits = [Documents(side) for side in placed]
+    splits = [Documents([JoinedLines(it) for it in side] if join_lines else side) for side in placed]
     return _by_document(context, splits[0], splits[1], val) if held else _by_fraction(context, splits[0], fraction)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import itertools
+from collections.abc import Iterable
 
 from gpt_ablate.utils.file_formats import format_of
 
@@ -18,6 +20,16 @@ def universal(text: str) -> str:
 def universal_bytes(content: bytes) -> bytes:
     """`universal` for text that is still in UTF-8; the very bytes where there is nothing to change."""
     return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def joined(text: str) -> str:
+    """`text` with each paragraph on one line; an empty line, or one of white space alone, ends a paragraph."""
+    groups = itertools.groupby(text.split("\n"), key=lambda line: bool(line.strip()))
+    return "\n".join((" " if has_words else "\n").join(_lines(group, has_words)) for has_words, group in groups)
+
+
+def _lines(group: Iterable[str], has_words: bool) -> Iterable[str]:
+    return (line.strip() for line in group) if has_words else group
 
 
 def decode(content: bytes) -> str:
