@@ -128,8 +128,8 @@ def cells(report: Mapping[str, Any]) -> Table:
     }
     columns = ["cell", "parameters", "FLOPs per token", "tokens/s", "peak memory", "early loss", "training batches"]
     others = [metric for metric in report["metrics"] if metric["key"] not in _IN_COLUMNS]
-    columns += ["training loss", "validation loss", "bits per byte", *(f"{metric['name']} ({metric['unit']})" for metric in others)]
-    columns += ["difference", "adjusted p", "runs"]
+    columns += ["training loss", "validation loss", "bits per byte"]
+    columns += [*(f"{metric['name']} ({metric['unit']})" for metric in others), "difference", "adjusted p", "runs"]
     rows = []
     for cell in report["cells"]:
         each = against.get(cell["label"])
