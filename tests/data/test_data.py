@@ -204,6 +204,11 @@ def test_a_file_that_changes_between_two_runs_of_one_process_is_read_again(
     assert loading.load(with_data("text", path=str(text_file))) is first
     text_file.write_text(text_file.read_text() + "One more line.")
     assert loading.load(with_data("text", path=str(text_file))).sha256 != first.sha256
+    (tmp_path / "books").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "books" / name).symlink_to(tmp_path / "books")  # 2 ** 40 paths
+    (tmp_path / "books" / "text.txt").write_text(text_file.read_text())
+    loading.load(with_data("text", path=str(tmp_path / "books")))
     texts = {name: f"The text in folder {name}. " * 40 for name in "ab"}
     seen = {}
     for name, text in texts.items():

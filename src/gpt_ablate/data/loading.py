@@ -68,10 +68,16 @@ def _state(*nodes: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _files(path: str) -> Iterator[str]:
-    """The file that a path names, or all below it or of a pattern."""
+    """The file that a path names, or those of a pattern, or all below a folder but for hidden folders."""
+    seen: set[str] = set()
     for found in [path] if os.path.lexists(path) else glob.iglob(path, recursive=True):
         yield found
-        for folder, _, names in os.walk(found, followlinks=True):
+        for folder, folders, names in os.walk(found, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:  # a link may lead back
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if name[0] != "."]
             yield from (os.path.join(folder, name) for name in names)
 
 

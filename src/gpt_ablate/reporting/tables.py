@@ -119,7 +119,7 @@ _IN_COLUMNS = {
 
 
 def cells(report: Mapping[str, Any]) -> Table:
-    """All cells: size, speed, losses, other declared metrics, and the difference from the baseline in the first."""
+    """All cells: size, speed, losses, declared metrics, and the difference from the baseline in the primary one."""
     primary = report["metric"]
     against = {
         each["label"]: each
